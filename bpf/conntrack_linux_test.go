@@ -1,0 +1,269 @@
+package bpf
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// moved makes the services' new flows go to backend 4.
+func (b *balancer) moved(mode LBLbMode) {
+	b.t.Helper()
+	b.serve(1, web, uint8(tcp), mode, 251, 4)
+	b.serve(2, dns, uint8(udp), mode, 251, 4)
+}
+
+// backendOf sends a packet that must leave, and says to which backend it went.
+func (b *balancer) backendOf(p packet) uint32 {
+	b.t.Helper()
+	out := b.forward(p)
+	to, _ := netip.AddrFromSlice(out[30:34])
+	for _, id := range []uint32{3, 4} {
+		if to == backendAddress(id) {
+			return id
+		}
+	}
+	b.t.Fatalf("the packet went to %v", to)
+	return 0
+}
+
+func TestAFlowLivesAsLongAsItsStateSays(t *testing.T) {
+	const slack = time.Second
+	cases := map[string]struct {
+		mode     LBLbMode
+		before   []packet
+		probe    packet
+		lifetime time.Duration
+	}{
+		"a handshake that has only begun": {LBLbModeLB_MODE_DSR,
+			[]packet{request(40000, "S")}, request(40000, "A"), lifeSYN},
+		"a handshake whose SYN came twice": {LBLbModeLB_MODE_SNAT,
+			[]packet{request(40000, "S"), request(40000, "S")}, request(40000, "A"), lifeSYN},
+		"an established connection": {LBLbModeLB_MODE_DSR,
+			[]packet{request(40000, "S"), request(40000, "A")}, request(40000, "A"), lifeEstablished},
+		"a connection first seen in the middle": {LBLbModeLB_MODE_DSR,
+			[]packet{request(40000, "A")}, request(40000, "A"), lifeEstablished},
+		"a connection that the client closed, in DSR": {LBLbModeLB_MODE_DSR,
+			[]packet{request(40000, "S"), request(40000, "A"), request(40000, "FA")}, request(40000, "A"), lifeClosing},
+		"a connection that only the client closed, in SNAT": {LBLbModeLB_MODE_SNAT,
+			[]packet{request(40000, "S"), request(40000, "A"), request(40000, "FA")}, request(40000, "A"), lifeEstablished},
+		"a connection that only the backend closed": {LBLbModeLB_MODE_SNAT,
+			[]packet{request(40000, "S"), request(40000, "A"), answer(3, 40000, 6, "FA")}, request(40000, "A"), lifeEstablished},
+		"a connection that both sides closed": {LBLbModeLB_MODE_SNAT,
+			[]packet{request(40000, "S"), request(40000, "FA"), answer(3, 40000, 6, "FA")}, request(40000, "A"), lifeClosing},
+		"a connection that the client reset": {LBLbModeLB_MODE_SNAT,
+			[]packet{request(40000, "S"), request(40000, "A"), request(40000, "R")}, request(40000, "A"), lifeClosing},
+		"a connection that the backend reset": {LBLbModeLB_MODE_SNAT,
+			[]packet{request(40000, "S"), answer(3, 40000, 6, "RA")}, request(40000, "A"), lifeClosing},
+		"a UDP flow": {LBLbModeLB_MODE_SNAT,
+			[]packet{datagram(40000, "a")}, datagram(40000, "b"), lifeOther},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			begin := func() *balancer {
+				b := newBalancer(t)
+				b.serve(1, web, uint8(tcp), c.mode, 251, 3)
+				b.serve(2, dns, uint8(udp), c.mode, 251, 3)
+				for _, p := range c.before {
+					b.forward(p)
+				}
+				b.moved(c.mode)
+				return b
+			}
+			b := begin()
+			b.age(c.probe, c.lifetime-slack)
+			if got := b.backendOf(c.probe); got != 3 {
+				t.Errorf("the flow went to backend %d before its time was over", got)
+			}
+			b = begin()
+			connections := total(b.counters().service).Connections
+			b.age(c.probe, c.lifetime+slack)
+			if got := b.backendOf(c.probe); got != 4 {
+				t.Errorf("the flow went to backend %d after its time was over", got)
+			}
+			if n := total(b.counters().service).Connections - connections; n != 1 {
+				t.Errorf("%d new connections counted, want 1", n)
+			}
+			if c.mode == LBLbModeLB_MODE_SNAT {
+				b.wantFlows(1, 1)
+			}
+		})
+	}
+}
+
+func TestEveryPacketRefreshesItsFlow(t *testing.T) {
+	for name, p := range map[string]packet{
+		"the client's":  request(40000, "A"),
+		"the backend's": answer(3, 40000, 6, "A"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := snatBalancer(t)
+			b.forward(request(40000, "S"))
+			b.forward(request(40000, "A"))
+			b.age(request(40000, ""), lifeEstablished-time.Second)
+			b.forward(p)
+			b.moved(LBLbModeLB_MODE_SNAT)
+			e := b.entry(request(40000, ""))
+			b.age(request(40000, ""), 0)
+			if fresh := b.entry(request(40000, "")).LastSeenNs; fresh-e.LastSeenNs > uint64(time.Second) {
+				t.Errorf("last seen %v ago", time.Duration(fresh-e.LastSeenNs))
+			}
+		})
+	}
+}
+
+func TestAReplyOfAFlowWhoseTimeIsOverPasses(t *testing.T) {
+	b := snatBalancer(t)
+	b.forward(request(40000, "S"))
+	b.age(request(40000, ""), lifeSYN+time.Second)
+	b.pass(answer(3, 40000, 6, "A").frame(t))
+}
+
+func TestASYNOpensAnewWhatIsOver(t *testing.T) {
+	cases := map[string]struct {
+		mode   LBLbMode
+		before []packet
+		anew   bool
+	}{
+		"after the client's FIN in DSR":         {LBLbModeLB_MODE_DSR, []packet{request(40000, "A"), request(40000, "FA")}, true},
+		"after the client's RST in DSR":         {LBLbModeLB_MODE_DSR, []packet{request(40000, "A"), request(40000, "R")}, true},
+		"after both FINs in SNAT":               {LBLbModeLB_MODE_SNAT, []packet{request(40000, "FA"), answer(3, 40000, 6, "FA")}, true},
+		"after the backend's RST in SNAT":       {LBLbModeLB_MODE_SNAT, []packet{request(40000, "S"), answer(3, 40000, 6, "RA")}, true},
+		"not after the client's FIN in SNAT":    {LBLbModeLB_MODE_SNAT, []packet{request(40000, "FA")}, false},
+		"not while the connection lives in DSR": {LBLbModeLB_MODE_DSR, []packet{request(40000, "S"), request(40000, "A")}, false},
+		"not when the SYN is sent again":        {LBLbModeLB_MODE_SNAT, []packet{request(40000, "S")}, false},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			b := newBalancer(t)
+			b.serve(1, web, uint8(tcp), c.mode, 251, 3)
+			for _, p := range c.before {
+				b.forward(p)
+			}
+			b.moved(c.mode)
+			connections, backend := uint64(1), uint32(3)
+			if c.anew {
+				connections, backend = 2, 4
+			}
+			if got := b.backendOf(request(40000, "S")); got != backend {
+				t.Errorf("the SYN went to backend %d, want %d", got, backend)
+			}
+			if got := total(b.counters().service).Connections; got != connections {
+				t.Errorf("%d connections counted, want %d", got, connections)
+			}
+			e := b.entry(request(40000, ""))
+			if c.anew && (e.Flags != 0 || e.RxPackets != 1 || e.TxPackets != 0) {
+				t.Errorf("the new flow's entry remembers the old flow: %+v", e)
+			}
+			if c.mode == LBLbModeLB_MODE_SNAT {
+				b.wantFlows(1, 1)
+			}
+		})
+	}
+}
+
+func TestAPacketOfAClosingFlowStillFollowsIt(t *testing.T) {
+	b := dsrBalancer(t)
+	b.forward(request(40000, "A"))
+	b.forward(request(40000, "FA"))
+	b.moved(LBLbModeLB_MODE_DSR)
+	if got := b.backendOf(request(40000, "A")); got != 3 {
+		t.Errorf("the last ACK went to backend %d", got)
+	}
+}
+
+func TestAFlowKeepsTheModeItBeganIn(t *testing.T) {
+	b := dsrBalancer(t)
+	b.forward(request(40000, "S"))
+	b.serve(1, web, uint8(tcp), LBLbModeLB_MODE_SNAT, 251, 3)
+	old := request(40000, "A")
+	m := backendMAC(3)
+	equalFrames(t, b.forward(old), encapsulated(t, old.frame(t), lbMAC, m[:], lbAddress, backendAddress(3)))
+	young := request(40001, "S")
+	equalFrames(t, b.forward(young), translated(young, 40001, 3).frame(t))
+	b.serve(1, web, uint8(tcp), LBLbModeLB_MODE_DSR, 251, 3)
+	young = request(40001, "A")
+	equalFrames(t, b.forward(young), translated(young, 40001, 3).frame(t))
+	b.forward(answer(3, 40001, 6, "A"))
+	b.wantFlows(2, 1)
+}
+
+func TestAFlowOpenedAnewTakesTheServicesModeOfNow(t *testing.T) {
+	b := snatBalancer(t)
+	b.forward(request(40000, "S"))
+	b.forward(request(40000, "R"))
+	b.serve(1, web, uint8(tcp), LBLbModeLB_MODE_DSR, 251, 3)
+	again := request(40000, "S")
+	m := backendMAC(3)
+	equalFrames(t, b.forward(again), encapsulated(t, again.frame(t), lbMAC, m[:], lbAddress, backendAddress(3)))
+	b.wantFlows(1, 0)
+	b.pass(answer(3, 40000, 6, "A").frame(t))
+}
+
+func TestAFlowKeepsItsBackend(t *testing.T) {
+	for name, change := range map[string]func(*balancer){
+		"that left the table": func(b *balancer) { b.moved(LBLbModeLB_MODE_SNAT) },
+		"that left the backends": func(b *balancer) {
+			b.moved(LBLbModeLB_MODE_SNAT)
+			must(b.t, b.objects.Backends.Put(uint32(3), LBBackend{}))
+		},
+		"though the service has none any more": func(b *balancer) {
+			must(b.t, b.objects.Maglev.Delete(uint32(1)))
+			must(b.t, b.objects.Services.Put(serviceKey(web, 6), LBService{Id: 1, Slot: 1, Mode: LBLbModeLB_MODE_SNAT}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := snatBalancer(t)
+			b.forward(request(40000, "S"))
+			change(b)
+			p := request(40000, "A")
+			equalFrames(t, b.forward(p), translated(p, 40000, 3).frame(t))
+			b.forward(answer(3, 40000, 6, "A"))
+		})
+	}
+}
+
+func TestAFlowCountsForTheSlotThatItsServiceHasNow(t *testing.T) {
+	b := dsrBalancer(t)
+	b.forward(request(40000, "S"))
+	must(t, b.objects.Services.Put(serviceKey(web, 6), LBService{Id: 9, Slot: 3, TableSize: 251, Mode: LBLbModeLB_MODE_DSR}))
+	b.forward(request(40000, "A"))
+	if got := b.counters().service; got[1].RxPackets != 1 || got[3].RxPackets != 1 {
+		t.Errorf("counted %+v", got)
+	}
+	if e := b.entry(request(40000, "")); e.ServiceId != 9 || e.ServiceSlot != 3 {
+		t.Errorf("conntrack entry %+v", e)
+	}
+}
+
+func TestAFlowOfADeletedServicePasses(t *testing.T) {
+	b := dsrBalancer(t)
+	b.forward(request(40000, "S"))
+	must(t, b.objects.Services.Delete(serviceKey(web, 6)))
+	b.pass(request(40000, "A").frame(t))
+}
+
+func TestAnEstablishedFlowWithoutANeighbourIsDroppedAndKept(t *testing.T) {
+	b := dsrBalancer(t)
+	b.forward(request(40000, "S"))
+	must(t, b.objects.Neighbours.Delete(wire(backendAddress(3))))
+	b.drop(request(40000, "A").frame(t), "no_neighbour")
+	must(t, b.objects.Neighbours.Put(wire(backendAddress(3)), LBNeighbour{Mac: backendMAC(3)}))
+	b.forward(request(40000, "A"))
+	if got := total(b.counters().service).Connections; got != 1 {
+		t.Errorf("%d connections counted, want 1", got)
+	}
+}
+
+func TestAnEntryFromTheFutureIsAlive(t *testing.T) {
+	// Another CPU may have read the clock a tick later than this one did.
+	b := dsrBalancer(t)
+	b.forward(request(40000, "S"))
+	e := b.entry(request(40000, ""))
+	e.LastSeenNs += uint64(time.Minute)
+	must(t, b.objects.Conntrack.Put(flow(request(40000, "")), e))
+	b.moved(LBLbModeLB_MODE_DSR)
+	if got := b.backendOf(request(40000, "A")); got != 3 {
+		t.Errorf("the flow went to backend %d", got)
+	}
+}

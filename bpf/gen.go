@@ -1,0 +1,15 @@
+package bpf
+
+// The objects are built with the clang of CLANG_VERSION and committed;
+// check-generated.sh says whether they still are what the source gives. The Linux
+// objects go through bpf2go, which writes their Go types as well. The Windows
+// ones share those types, so they only need the compiler. -mcpu=v2: version 3's
+// 32-bit compares lose bounds in PREVAIL, the verifier of eBPF for Windows.
+
+//go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -mcpu=v2 -fno-strict-aliasing -Wall -Wextra -Werror" -type drop_reason -type lb_mode -type ct_flag LB lb.c
+//go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -mcpu=v2 -fno-strict-aliasing -Wall -Wextra -Werror" DecapXDP decap_xdp.c
+//go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang-19 -strip llvm-strip-19 -cflags "-O2 -g -mcpu=v2 -fno-strict-aliasing -Wall -Wextra -Werror" DecapTC decap_tc.c
+//go:generate clang-19 -DPLATFORM_WINDOWS -O2 -g -mcpu=v2 -fno-strict-aliasing -Wall -Wextra -Werror -target bpfel -fno-ident -fdebug-compilation-dir . -c lb.c -o windows/lb.o
+//go:generate clang-19 -DPLATFORM_WINDOWS -O2 -g -mcpu=v2 -fno-strict-aliasing -Wall -Wextra -Werror -target bpfel -fno-ident -fdebug-compilation-dir . -c decap_xdp.c -o windows/decap_xdp.o
+//go:generate llvm-strip-19 -g windows/lb.o windows/decap_xdp.o
+//go:generate sh -c "clang-19 --version | head -n 1 > CLANG_VERSION"
