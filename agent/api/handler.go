@@ -1,0 +1,223 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// MaxServiceID is the largest number that a service can have: 2^31.
+const MaxServiceID = 1 << 31
+
+// Errors that a caller may handle; an *Error matches them by its code.
+var (
+	// ErrNotFound: no service or neighbour of that name (404).
+	ErrNotFound = errors.New("not found")
+	// ErrConflict: the request clashes with what is there, e.g. a frontend that another service has (409).
+	ErrConflict = errors.New("conflict")
+)
+
+// Is makes errors.Is(err, ErrNotFound) and errors.Is(err, ErrConflict) work on both ends.
+func (e *Error) Is(target error) bool {
+	return target == ErrNotFound && e.Code == http.StatusNotFound ||
+		target == ErrConflict && e.Code == http.StatusConflict
+}
+
+// Backend is what the handler serves: the running agent. Each method is one
+// request of Client and is documented there. Methods are called concurrently.
+// An *Error is answered with its code and field, any other error as 500.
+type Backend interface {
+	Status(ctx context.Context) (Status, error)
+	Services(ctx context.Context) ([]Service, error)
+	Service(ctx context.Context, id uint32) (Service, error)
+	PutService(ctx context.Context, s Service) (Service, error)
+	DeleteService(ctx context.Context, id uint32) error
+	Connections(ctx context.Context, id uint32) ([]Connection, error)
+	Counters(ctx context.Context) (Counters, error)
+	Neighbours(ctx context.Context) ([]Neighbour, error)
+	RefreshNeighbour(ctx context.Context, address netip.Addr) (Neighbour, error)
+	SetMode(ctx context.Context, update ModeUpdate) error
+	Unload(ctx context.Context) error
+}
+
+// answerer does one request and returns what is to be encoded, nil for 204 No Content.
+type answerer func(w http.ResponseWriter, r *http.Request) (any, error)
+
+// Handler serves b under /v1. Bodies are strict JSON of at most 1 MiB.
+func Handler(b Backend) http.Handler {
+	mux := http.NewServeMux()
+	route(mux, "/v1/status", map[string]answerer{
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return b.Status(r.Context()) },
+	})
+	route(mux, "/v1/services", map[string]answerer{
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) {
+			return list(b.Services(r.Context()))
+		},
+	})
+	route(mux, "/v1/services/{id}", map[string]answerer{
+		http.MethodGet: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+			return b.Service(r.Context(), id)
+		}),
+		http.MethodPut: withID(func(w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+			return putService(b, w, r, id)
+		}),
+		http.MethodDelete: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+			return nil, b.DeleteService(r.Context(), id)
+		}),
+	})
+	route(mux, "/v1/services/{id}/connections", map[string]answerer{
+		http.MethodGet: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+			return list(b.Connections(r.Context(), id))
+		}),
+	})
+	route(mux, "/v1/connections", map[string]answerer{
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) {
+			return list(b.Connections(r.Context(), 0))
+		},
+	})
+	route(mux, "/v1/counters", map[string]answerer{
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return b.Counters(r.Context()) },
+	})
+	route(mux, "/v1/neighbours", map[string]answerer{
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) {
+			return list(b.Neighbours(r.Context()))
+		},
+	})
+	route(mux, "/v1/neighbours/{address}", map[string]answerer{
+		http.MethodPut: func(w http.ResponseWriter, r *http.Request) (any, error) { return refreshNeighbour(b, w, r) },
+	})
+	route(mux, "/v1/mode", map[string]answerer{
+		http.MethodPut: func(w http.ResponseWriter, r *http.Request) (any, error) { return nil, setMode(b, w, r) },
+	})
+	route(mux, "/v1/unload", map[string]answerer{
+		http.MethodPost: func(w http.ResponseWriter, r *http.Request) (any, error) {
+			if err := noBody(w, r); err != nil {
+				return nil, err
+			}
+			return nil, b.Unload(r.Context())
+		},
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, &Error{Message: "no such path: " + r.URL.Path, Code: http.StatusNotFound})
+	})
+	return mux
+}
+
+// route serves one path; a method that is not listed gets 405 and the list.
+func route(mux *http.ServeMux, path string, methods map[string]answerer) {
+	allowed := make([]string, 0, len(methods))
+	for m := range methods {
+		allowed = append(allowed, m)
+	}
+	slices.Sort(allowed)
+	allow := strings.Join(allowed, ", ")
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		answer, ok := methods[r.Method]
+		if !ok {
+			w.Header().Set("Allow", allow)
+			writeError(w, &Error{
+				Message: fmt.Sprintf("%s is not possible on %s, only %s", r.Method, r.URL.Path, allow),
+				Code:    http.StatusMethodNotAllowed,
+			})
+			return
+		}
+		v, err := answer(w, r)
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, v)
+	})
+}
+
+// list answers an empty list as [], never as null.
+func list[T any](values []T, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	if values == nil {
+		values = []T{}
+	}
+	return values, nil
+}
+
+// withID reads the service id that stands in the path.
+func withID(do func(http.ResponseWriter, *http.Request, uint32) (any, error)) answerer {
+	return func(w http.ResponseWriter, r *http.Request) (any, error) {
+		text := r.PathValue("id")
+		id, err := strconv.ParseUint(text, 10, 32)
+		if err != nil || id == 0 || id > MaxServiceID {
+			return nil, &Error{
+				Field:   "id",
+				Message: fmt.Sprintf("%q is not a service id (1 to %d)", text, MaxServiceID),
+				Code:    http.StatusBadRequest,
+			}
+		}
+		return do(w, r, uint32(id))
+	}
+}
+
+func putService(b Backend, w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+	var s Service
+	if err := decode(w, r, &s); err != nil {
+		return nil, err
+	}
+	if s.ID != 0 && s.ID != id {
+		return nil, &Error{
+			Field:   "id",
+			Message: fmt.Sprintf("is %d in the body and %d in the path", s.ID, id),
+			Code:    http.StatusBadRequest,
+		}
+	}
+	s.ID = id
+	return b.PutService(r.Context(), s)
+}
+
+func refreshNeighbour(b Backend, w http.ResponseWriter, r *http.Request) (any, error) {
+	if err := noBody(w, r); err != nil {
+		return nil, err
+	}
+	address, err := netip.ParseAddr(r.PathValue("address"))
+	if err != nil {
+		return nil, &Error{Field: "address", Message: err.Error(), Code: http.StatusBadRequest}
+	}
+	return b.RefreshNeighbour(r.Context(), address)
+}
+
+func setMode(b Backend, w http.ResponseWriter, r *http.Request) error {
+	var update ModeUpdate
+	if err := decode(w, r, &update); err != nil {
+		return err
+	}
+	return b.SetMode(r.Context(), update)
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		writeJSON(w, http.StatusInternalServerError, &Error{Message: err.Error()})
+		return
+	}
+	code := refusal.Code
+	if code == 0 {
+		code = http.StatusUnprocessableEntity
+	}
+	writeJSON(w, code, refusal)
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	if v == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	// An error here means that the client has gone; there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(v)
+}

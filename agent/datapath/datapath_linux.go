@@ -1,0 +1,181 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+
+	"l4lab/bpf"
+)
+
+// program is the Datapath of Linux.
+type program struct {
+	options Options
+	pins    *pinDir
+	maps    *Maps
+	program *ebpf.Program
+	// tookOver: the maps were there.
+	tookOver bool
+}
+
+var _ Datapath = (*program)(nil)
+
+// Load verifies and loads the embedded program with the maps that are pinned
+// in options.PinDir, or with new ones. Nothing is attached yet. When it fails,
+// what was there before is as it was, and what it made is gone.
+func Load(options Options) (Datapath, error) {
+	if options.Requirements == nil {
+		options.Requirements = Requirements()
+	}
+	if err := checkRequirements(options.Requirements); err != nil {
+		return nil, err
+	}
+	spec, err := bpf.LoadLB()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded program: %w", err)
+	}
+	pins, err := openPinDir(options.PinDir)
+	if err != nil {
+		return nil, err
+	}
+	p := &program{options: options, pins: pins}
+	if err := p.load(spec); err != nil {
+		return nil, errors.Join(err, pins.removeIfEmpty(), pins.close())
+	}
+	return p, nil
+}
+
+func (p *program) load(spec *ebpf.CollectionSpec) error {
+	byName, created, err := p.openMaps(spec)
+	if err != nil {
+		return err
+	}
+	undo := func(err error) error {
+		for _, m := range created {
+			err = errors.Join(err, m.Unpin())
+		}
+		return errors.Join(err, closeMaps(byName))
+	}
+	p.tookOver = len(created) < len(byName)
+	p.options.step("maps: %d created, %d taken over in %s", len(created), len(byName)-len(created), p.pins.path)
+
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: byName})
+	if err != nil {
+		return undo(explainLoad(err))
+	}
+	p.program = collection.DetachProgram(bpf.LBProgLb)
+	collection.Close() // its maps are clones of ours
+	if p.program == nil {
+		return undo(fmt.Errorf("the object has no program %q", bpf.LBProgLb))
+	}
+	maps, err := newMaps(byName, *spec.Maps[bpf.LBMapMaglev].InnerMap, 0)
+	if err != nil {
+		return undo(errors.Join(err, p.program.Close()))
+	}
+	p.maps = maps
+	id, _ := programID(p.program)
+	p.options.step("program %s: verified and loaded, id %d", bpf.LBProgLb, id)
+	return nil
+}
+
+// openMaps opens the pinned maps and creates those that are missing, which are
+// returned in created as well.
+func (p *program) openMaps(spec *ebpf.CollectionSpec) (byName map[string]*ebpf.Map, created []*ebpf.Map, err error) {
+	byName = make(map[string]*ebpf.Map, len(mapNames))
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, m := range created {
+			err = errors.Join(err, m.Unpin())
+		}
+		err = errors.Join(err, closeMaps(byName))
+	}()
+	for _, name := range mapNames {
+		mapSpec, ok := spec.Maps[name]
+		if !ok {
+			return byName, created, fmt.Errorf("the embedded object has no map %q", name)
+		}
+		mapSpec.Pinning = ebpf.PinByName
+		_, statErr := os.Lstat(filepath.Join(p.pins.path, name))
+		m, err := ebpf.NewMapWithOptions(mapSpec, ebpf.MapOptions{PinPath: p.pins.path})
+		switch {
+		case errors.Is(err, ebpf.ErrMapIncompatible):
+			return byName, created, fmt.Errorf("map %s in %s: %w: %w; run `lbagent unload` first, which ends its connections",
+				name, p.pins.path, ErrOtherLayout, err)
+		case isPermission(err):
+			return byName, created, fmt.Errorf("create map %s: %w: %w", name, ErrPermission, err)
+		case err != nil:
+			return byName, created, fmt.Errorf("create map %s (%s of %d entries), pinned in %s: %w",
+				name, mapSpec.Type, mapSpec.MaxEntries, p.pins.path, err)
+		}
+		byName[name] = m
+		if errors.Is(statErr, os.ErrNotExist) {
+			created = append(created, m)
+			continue
+		}
+		if err := sameLayout(m, mapSpec); err != nil {
+			return byName, created, fmt.Errorf("map %s in %s: %w: %w; run `lbagent unload` first, which ends its connections",
+				name, p.pins.path, ErrOtherLayout, err)
+		}
+	}
+	return byName, created, nil
+}
+
+func (p *program) Maps() *Maps    { return p.maps }
+func (p *program) TookOver() bool { return p.tookOver }
+
+func (p *program) Close() error {
+	return errors.Join(p.program.Close(), p.maps.close(), p.pins.close())
+}
+
+// Unload detaches before it removes, so that no packet meets a program without maps.
+func (p *program) Unload() error {
+	err := p.pins.unload()
+	return errors.Join(err, p.program.Close(), p.maps.close(), p.pins.close())
+}
+
+// Unload does for the pins of an agent that no longer runs what
+// Datapath.Unload does. It is fine when there are none.
+func Unload(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	pins, err := openPinDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pins.unload(), pins.close())
+}
+
+func closeMaps(byName map[string]*ebpf.Map) error {
+	var faults []error
+	for _, m := range byName {
+		faults = append(faults, m.Close())
+	}
+	return errors.Join(faults...)
+}
+
+// explainLoad makes the verifier's verdict readable: the error's text has the end of
+// its log, %+v all of it.
+func explainLoad(err error) error {
+	if isPermission(err) {
+		var verdict *ebpf.VerifierError
+		if !errors.As(err, &verdict) {
+			return fmt.Errorf("load the program: %w: %w", ErrPermission, err)
+		}
+	}
+	return fmt.Errorf("load the program: %w", err)
+}
+
+func programID(p *ebpf.Program) (ebpf.ProgramID, error) {
+	info, err := p.Info()
+	if err != nil {
+		return 0, fmt.Errorf("read the program's info: %w", err)
+	}
+	id, _ := info.ID()
+	return id, nil
+}

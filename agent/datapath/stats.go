@@ -1,0 +1,71 @@
+package datapath
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"l4lab/bpf"
+)
+
+// ServiceTraffic returns the totals of a service's slot.
+func (m *Maps) ServiceTraffic(slot uint32) (Traffic, error) {
+	t, err := traffic(m.maps.ServiceStats, slot)
+	if err != nil {
+		return t, fmt.Errorf("read slot %d of the map service_stats: %w", slot, err)
+	}
+	return t, nil
+}
+
+// ClearServiceTraffic sets a slot's totals to 0, for a new service in it.
+func (m *Maps) ClearServiceTraffic(slot uint32) error {
+	return explain(fmt.Sprintf("clear slot %d of the map service_stats", slot),
+		m.clearTraffic(m.maps.ServiceStats, slot))
+}
+
+// BackendTraffic returns the totals of a backend.
+func (m *Maps) BackendTraffic(id uint32) (Traffic, error) {
+	t, err := traffic(m.maps.BackendStats, id)
+	if err != nil {
+		return t, fmt.Errorf("read backend %d of the map backend_stats: %w", id, err)
+	}
+	return t, nil
+}
+
+// Drops returns the number of dropped packets by reason, every reason included.
+func (m *Maps) Drops() (map[string]uint64, error) {
+	reasons, err := m.dropReasons()
+	if err != nil {
+		return nil, err
+	}
+	drops := make(map[string]uint64, len(reasons))
+	for i, reason := range reasons {
+		if i == int(bpf.LBDropReasonDROP_NONE) {
+			continue
+		}
+		var perCPU []uint64
+		if err := m.maps.Drops.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("read reason %s of the map drops: %w", reason, err)
+		}
+		for _, n := range perCPU {
+			drops[reason] += n
+		}
+	}
+	return drops, nil
+}
+
+func traffic(stats *ebpf.Map, index uint32) (Traffic, error) {
+	var perCPU []bpf.LBTraffic
+	if err := stats.Lookup(index, &perCPU); err != nil {
+		return Traffic{}, err
+	}
+	return sumTraffic(perCPU), nil
+}
+
+func (m *Maps) clearTraffic(stats *ebpf.Map, index uint32) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	return stats.Put(index, make([]bpf.LBTraffic, cpus))
+}

@@ -1,0 +1,92 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// Table reads the Maglev table of a slot, nil when there is none.
+func (m *Maps) Table(slot uint32) ([]uint32, error) {
+	var inner *ebpf.Map
+	err := m.maps.Maglev.Lookup(slot, &inner)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read slot %d of the map maglev: %w", slot, err)
+	}
+	defer inner.Close()
+	table, err := readTable(inner)
+	if err != nil {
+		return nil, fmt.Errorf("read the Maglev table of slot %d: %w", slot, err)
+	}
+	return table, nil
+}
+
+// PutTable writes a table of backend ids whole and then puts it in the place
+// of the slot's old one, in one write. When it returns, on Linux, no packet is
+// being looked up in the old one any more: the kernel waits for running
+// programs after it has replaced an inner map (maybe_wait_bpf_programs, 4.15).
+func (m *Maps) PutTable(slot uint32, table []uint32) error {
+	spec := m.table
+	spec.MaxEntries = uint32(len(table))
+	inner, err := ebpf.NewMap(&spec)
+	if err != nil {
+		return fmt.Errorf("create a Maglev table of %d slots: %w", len(table), err)
+	}
+	defer inner.Close()
+	if err := writeTable(inner, table); err != nil {
+		return fmt.Errorf("fill a Maglev table of %d slots: %w", len(table), err)
+	}
+	return explain(fmt.Sprintf("write slot %d of the map maglev", slot), m.maps.Maglev.Put(slot, inner))
+}
+
+// DeleteTable removes a slot's table; there being none is no error.
+func (m *Maps) DeleteTable(slot uint32) error {
+	return explain(fmt.Sprintf("delete slot %d of the map maglev", slot),
+		absentIsFine(m.maps.Maglev.Delete(slot)))
+}
+
+// writeTable fills an array map with one system call where the kernel has
+// batches for arrays (Linux 5.6); Windows has none.
+func writeTable(array *ebpf.Map, values []uint32) error {
+	keys := make([]uint32, len(values))
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	n, err := array.BatchUpdate(keys, values, nil)
+	if err == nil && n == len(values) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("batch update: %w", err)
+	}
+	for i, v := range values {
+		if err := array.Put(uint32(i), v); err != nil {
+			return fmt.Errorf("slot %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// readTable reads an array map.
+func readTable(array *ebpf.Map) ([]uint32, error) {
+	values := make([]uint32, array.MaxEntries())
+	keys := make([]uint32, len(values))
+	var cursor ebpf.MapBatchCursor
+	n, err := array.BatchLookup(&cursor, keys, values, nil)
+	if n == len(values) && (err == nil || errors.Is(err, ebpf.ErrKeyNotExist)) {
+		return values, nil
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, fmt.Errorf("batch lookup: %w", err)
+	}
+	for i := range values {
+		if err := array.Lookup(uint32(i), &values[i]); err != nil {
+			return nil, fmt.Errorf("slot %d: %w", i, err)
+		}
+	}
+	return values, nil
+}

@@ -1,0 +1,128 @@
+// Package decap attaches a backend's decapsulation program: the one that takes
+// DSR's outer IP header off, at XDP or at TC.
+//
+// Attach loads, configures, attaches and pins, and returns; nothing of it needs
+// a running process. It converges: called again it keeps what is right, updates
+// what changed and leaves counters as they are. Status reads the pins, Detach
+// removes them. All three work in the network namespace of the calling thread,
+// and Status needs no namespace at all where links are used (see Status).
+//
+// What lies under the pin directory:
+//
+//	decap_config, decap_stats   the maps of bpf/lib/decap.h
+//	xdp_link or tc_link         the attachment (TC: TCX, from Linux 6.6 on)
+//	tc_program                  instead of tc_link, the program of a clsact filter
+//	interface                   a symbolic link whose text is the interface's name
+package decap
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"l4lab/agent/api"
+)
+
+// Hook is where a program takes packets.
+type Hook string
+
+const (
+	// XDP is the driver's receive path: what a Windows backend uses.
+	XDP Hook = "xdp"
+	// TC is the ingress of traffic control: what a Linux backend uses.
+	TC Hook = "tc"
+)
+
+// Options say what Attach is to achieve.
+type Options struct {
+	// Interface is where encapsulated packets arrive, such as eth0.
+	Interface string
+	// Address is the backend's: outer destinations other than it are left alone.
+	Address netip.Addr
+	// Balancer is the outer source to accept; 0.0.0.0 accepts any.
+	Balancer netip.Addr
+	Hook     Hook
+	// PinDir is a directory on a bpffs; Attach makes it, its parent must be
+	// there. On Windows it is a prefix of the pins' names.
+	PinDir string
+	// Generic attaches XDP in the slow mode that needs no driver support.
+	Generic bool
+	// Image is the native image (.sys) of the program; Windows only.
+	Image string
+
+	// withoutTCX takes the clsact filter of kernels before 6.6.
+	withoutTCX bool
+}
+
+// sentinel is an error that callers tell apart, with the exit code it asks for.
+type sentinel struct {
+	message string
+	code    int
+}
+
+func (s *sentinel) Error() string { return s.message }
+
+// ExitCode is the process's exit code when this error ends it.
+func (s *sentinel) ExitCode() int { return s.code }
+
+// What Attach, Status and Detach fail with where the machine is at fault; both
+// ask for exit code 3.
+var (
+	// ErrUnsupported: the kernel, the driver or the file system lacks something.
+	ErrUnsupported error = &sentinel{"not supported here", 3}
+	// ErrPermission: root, or CAP_BPF and CAP_NET_ADMIN, are missing.
+	ErrPermission error = &sentinel{"needs root, or CAP_BPF and CAP_NET_ADMIN", 3}
+)
+
+// OptionError says which option is wrong; it asks for exit code 2.
+type OptionError struct{ Option, Message string }
+
+func (e *OptionError) Error() string { return "--" + e.Option + ": " + e.Message }
+
+// ExitCode is 2: usage.
+func (e *OptionError) ExitCode() int { return 2 }
+
+func (o Options) check() error {
+	switch o.Hook {
+	case XDP, TC:
+	case "":
+		return &OptionError{"hook", "is missing: xdp or tc"}
+	default:
+		return &OptionError{"hook", fmt.Sprintf("unknown hook %q; allowed are xdp, tc", string(o.Hook))}
+	}
+	if o.Generic && o.Hook != XDP {
+		return &OptionError{"generic", "is a mode of XDP: it needs --hook xdp"}
+	}
+	if o.Interface == "" {
+		return &OptionError{"interface", "is missing: the interface where encapsulated packets arrive, such as eth0"}
+	}
+	if !o.Address.Is4() || o.Address.IsUnspecified() {
+		return &OptionError{"address", "is missing or no IPv4 address: the backend's own, such as 20.1.1.10"}
+	}
+	if !o.Balancer.Is4() {
+		return &OptionError{"balancer", "is missing or no IPv4 address: the load balancer's, such as 20.1.1.1, or 0.0.0.0 to accept any"}
+	}
+	return checkPinDir(o.PinDir)
+}
+
+func checkPinDir(dir string) error {
+	if dir == "" {
+		return &OptionError{"pin-dir", "is missing: a directory on a bpffs, such as /sys/fs/bpf/decap"}
+	}
+	if strings.Contains(filepath.Base(dir), ".") {
+		return &OptionError{"pin-dir", fmt.Sprintf("%s: a bpffs refuses names with a dot", dir)}
+	}
+	return nil
+}
+
+// traffic is the sum of decap_stats over all processors.
+type traffic struct{ decapsulated, bytes, passed, malformed uint64 }
+
+// status joins what the maps and the attachment say.
+func status(attached bool, iface string, hook Hook, address, balancer netip.Addr, t traffic) api.DecapStatus {
+	return api.DecapStatus{
+		Attached: attached, Interface: iface, Hook: string(hook), Address: address, Balancer: balancer,
+		Decapsulated: t.decapsulated, Bytes: t.bytes, Passed: t.passed, Malformed: t.malformed,
+	}
+}

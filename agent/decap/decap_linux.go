@@ -1,0 +1,160 @@
+package decap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"l4lab/agent/api"
+)
+
+// Attach brings the program onto the interface, with its configuration, and
+// pins everything under o.PinDir. What is there already and right is kept;
+// another hook, interface or mode replaces it. It returns a sentence that says
+// what was done. When it fails it leaves what it found, or nothing if nothing
+// was there.
+func Attach(ctx context.Context, o Options) (done string, err error) {
+	if err := o.check(); err != nil {
+		return "", err
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	iface, err := interfaceByName(o.Interface)
+	if err != nil {
+		return "", err
+	}
+	pins, err := openPins(o.PinDir)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, pins.close()) }()
+	fresh := pins.empty()
+	defer func() {
+		if err != nil && fresh {
+			err = errors.Join(err, pins.removeAll())
+		}
+	}()
+
+	p, err := load(o.Hook, pins)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	// Before the attachment: a program without configuration passes everything.
+	if err := writeConfig(p.maps[configMap], o.Address, o.Balancer); err != nil {
+		return "", explain(err)
+	}
+	if err := pins.pinMaps(p); err != nil {
+		return "", err
+	}
+
+	var how string
+	if o.Hook == XDP {
+		how, err = p.attachXDP(pins, iface, o.Generic)
+	} else {
+		how, err = p.attachTC(pins, iface, o.withoutTCX)
+	}
+	if err != nil {
+		return "", fmt.Errorf("attach %s to %s: %w", p.name, o.Interface, explain(err))
+	}
+	// The other hook's program goes last: until then both are there, and what the
+	// first has stripped the second passes.
+	if err := pins.removeOtherHook(o.Hook); err != nil {
+		return "", err
+	}
+	if err := pins.setInterface(o.Interface); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s on %s: %s; strips what %s sends to %s", p.name, o.Interface, how, o.Balancer, o.Address), nil
+}
+
+// Detach removes the attachment, the pins and the directory, and is content
+// when there is nothing. Files in the directory that are not ours stay, and the
+// directory with them.
+func Detach(ctx context.Context, dir string) (err error) {
+	if err := checkPinDir(dir); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	pins, err := openPins(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pins.close()) }()
+	return pins.removeAll()
+}
+
+// Status reads the pins: configuration, counters, and whether the kernel still
+// has the attachment. Nothing pinned is no error: Attached is false. It can be
+// asked from any network namespace, except where the kernel is older than 6.6
+// and the hook is tc: there it looks for the filter on the interface of that
+// name in the caller's namespace.
+func Status(ctx context.Context, dir string) (api.DecapStatus, error) {
+	if err := checkPinDir(dir); err != nil {
+		return api.DecapStatus{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return api.DecapStatus{}, err
+	}
+	pins := pinDir{path: dir}
+	maps, err := pins.maps()
+	if err != nil {
+		return api.DecapStatus{}, err
+	}
+	defer closeMaps(maps)
+	if len(maps) < len(mapNames()) {
+		return api.DecapStatus{}, nil
+	}
+	address, balancer, err := readConfig(maps[configMap])
+	if err != nil {
+		return api.DecapStatus{}, err
+	}
+	counted, err := readTraffic(maps[statsMap])
+	if err != nil {
+		return api.DecapStatus{}, err
+	}
+	hook, attached, err := pins.attachment()
+	if err != nil {
+		return api.DecapStatus{}, err
+	}
+	return status(attached, pins.iface(), hook, address, balancer, counted), nil
+}
+
+func interfaceByName(name string) (netlink.Link, error) {
+	iface, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil, &OptionError{"interface", fmt.Sprintf("there is no interface %q in this network namespace", name)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up interface %s: %w", name, explain(err))
+	}
+	return iface, nil
+}
+
+// explain gives the kernel's answers the sentinel that fits them.
+func explain(err error) error {
+	var rejected *ebpf.VerifierError
+	switch {
+	case err == nil, errors.Is(err, ErrPermission), errors.Is(err, ErrUnsupported):
+		return err
+	case errors.As(err, &rejected):
+		return err // its EACCES means the program, not us
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: %w", ErrPermission, err)
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return err
+}

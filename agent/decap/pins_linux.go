@@ -1,0 +1,251 @@
+package decap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Names in the pin directory, beside the maps'. A bpffs holds no files, but it
+// does hold symbolic links: their texts remember what the kernel does not tell.
+const (
+	xdpLinkPin    = "xdp_link"
+	tcLinkPin     = "tc_link"
+	tcProgramPin  = "tc_program"
+	interfaceMark = "interface"
+	// clsactMark says that we added the clsact qdisc; its text is the interface.
+	clsactMark = "clsact"
+)
+
+// pinDir is the directory of one attachment.
+type pinDir struct {
+	path string
+	lock *os.File
+}
+
+// openPins makes the directory if need be and locks it.
+func openPins(path string) (*pinDir, error) {
+	var fs unix.Statfs_t
+	parent := filepath.Dir(path)
+	if err := unix.Statfs(parent, &fs); err != nil {
+		return nil, &OptionError{"pin-dir", fmt.Sprintf("its parent %s: %v", parent, err)}
+	}
+	if uint32(fs.Type) != unix.BPF_FS_MAGIC {
+		return nil, fmt.Errorf("pin directory %s: %w: %s is on no bpffs; mount one: mount -t bpf bpf %s", path, ErrUnsupported, parent, parent)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("make the pin directory: %w", explain(err))
+	}
+	lock, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the pin directory: %w", explain(err))
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = errors.New("another lbagent is at work on it: try again when it is done")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the pin directory %s: %w", path, errors.Join(err, lock.Close()))
+	}
+	return &pinDir{path: path, lock: lock}, nil
+}
+
+func (d *pinDir) close() error { return d.lock.Close() }
+
+func (d *pinDir) file(name string) string { return filepath.Join(d.path, name) }
+
+func (d *pinDir) has(name string) bool {
+	_, err := os.Lstat(d.file(name))
+	return err == nil
+}
+
+// empty says that no attachment was pinned here.
+func (d *pinDir) empty() bool {
+	return !d.has(xdpLinkPin) && !d.has(tcLinkPin) && !d.has(tcProgramPin)
+}
+
+// maps opens the pinned maps, those that are there.
+func (d *pinDir) maps() (map[string]*ebpf.Map, error) {
+	maps := map[string]*ebpf.Map{}
+	for _, name := range mapNames() {
+		m, err := ebpf.LoadPinnedMap(d.file(name), nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open the pinned map %s: %w", d.file(name), errors.Join(explain(err), closeMaps(maps)))
+		}
+		maps[name] = m
+	}
+	return maps, nil
+}
+
+// pinMaps pins those of p's maps that are not pinned here yet.
+func (d *pinDir) pinMaps(p *program) error {
+	for name, m := range p.maps {
+		if d.has(name) {
+			continue
+		}
+		if err := m.Pin(d.file(name)); err != nil {
+			return fmt.Errorf("pin the map %s: %w", d.file(name), explain(err))
+		}
+	}
+	return nil
+}
+
+// link opens a pinned link, nil when there is none.
+func (d *pinDir) link(name string) (link.Link, error) {
+	l, err := link.LoadPinnedLink(d.file(name), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the pinned link %s: %w", d.file(name), explain(err))
+	}
+	return l, nil
+}
+
+// removeLink detaches and unpins a link. Detach works at once; to remove the
+// pin alone would leave the detaching to a kernel worker.
+func (d *pinDir) removeLink(name string) error {
+	l, err := d.link(name)
+	if l == nil || err != nil {
+		return err
+	}
+	err = l.Detach()
+	if errors.Is(err, unix.ENOLINK) { // its interface is gone
+		err = nil
+	}
+	if err = errors.Join(err, l.Unpin(), l.Close()); err != nil {
+		return fmt.Errorf("detach %s: %w", d.file(name), explain(err))
+	}
+	return nil
+}
+
+// pinProgram replaces the pin of a filter's program.
+func (d *pinDir) pinProgram(p *ebpf.Program) error {
+	if err := d.remove(tcProgramPin); err != nil {
+		return err
+	}
+	if err := p.Pin(d.file(tcProgramPin)); err != nil {
+		return fmt.Errorf("pin the program %s: %w", d.file(tcProgramPin), explain(err))
+	}
+	return nil
+}
+
+// mark makes or replaces a symbolic link with a text.
+func (d *pinDir) mark(name, text string) error {
+	if old, err := os.Readlink(d.file(name)); err == nil && old == text {
+		return nil
+	}
+	if err := d.remove(name); err != nil {
+		return err
+	}
+	if err := os.Symlink(text, d.file(name)); err != nil {
+		return fmt.Errorf("note %s in the pin directory: %w", name, err)
+	}
+	return nil
+}
+
+func (d *pinDir) setInterface(name string) error { return d.mark(interfaceMark, name) }
+
+// iface returns the interface's name, "" when it was not noted.
+func (d *pinDir) iface() string {
+	name, err := os.Readlink(d.file(interfaceMark))
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+func (d *pinDir) remove(name string) error {
+	if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the pin: %w", err)
+	}
+	return nil
+}
+
+// removeFilter removes our clsact filter if its program is pinned here.
+func (d *pinDir) removeFilter() error {
+	_, err := os.Readlink(d.file(clsactMark))
+	addedClsact := err == nil
+	if !d.has(tcProgramPin) && !addedClsact {
+		return nil
+	}
+	if name := d.iface(); name != "" {
+		if err := deleteFilter(name, addedClsact); err != nil {
+			return err
+		}
+	}
+	return errors.Join(d.remove(tcProgramPin), d.remove(clsactMark))
+}
+
+// removeOtherHook removes what an earlier run attached elsewhere.
+func (d *pinDir) removeOtherHook(hook Hook) error {
+	if hook == TC {
+		return d.removeLink(xdpLinkPin)
+	}
+	return errors.Join(d.removeLink(tcLinkPin), d.removeFilter())
+}
+
+// removeAll undoes everything and removes the directory unless something of
+// somebody else's is in it.
+func (d *pinDir) removeAll() error {
+	faults := []error{d.removeLink(xdpLinkPin), d.removeLink(tcLinkPin), d.removeFilter()}
+	for _, name := range append(mapNames(), interfaceMark) {
+		faults = append(faults, d.remove(name))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return err
+	}
+	if err := os.Remove(d.path); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the pin directory: %w", err)
+	}
+	return nil
+}
+
+// attachment says which hook is pinned and whether the kernel still has it. A
+// link whose interface was deleted has the index 0.
+func (d *pinDir) attachment() (hook Hook, attached bool, err error) {
+	for _, pin := range []string{xdpLinkPin, tcLinkPin} {
+		l, err := d.link(pin)
+		if err != nil {
+			return "", false, err
+		}
+		if l == nil {
+			continue
+		}
+		defer l.Close()
+		info, err := l.Info()
+		if err != nil {
+			return "", false, fmt.Errorf("read the pinned link %s: %w", d.file(pin), err)
+		}
+		if xdp := info.XDP(); xdp != nil {
+			return XDP, xdp.Ifindex != 0, nil
+		}
+		if tcx := info.TCX(); tcx != nil {
+			return TC, tcx.Ifindex != 0, nil
+		}
+		return "", false, fmt.Errorf("the pinned link %s is neither XDP nor TCX", d.file(pin))
+	}
+	if !d.has(tcProgramPin) {
+		return "", false, nil
+	}
+	p, err := ebpf.LoadPinnedProgram(d.file(tcProgramPin), nil)
+	if err != nil {
+		return "", false, fmt.Errorf("open the pinned program %s: %w", d.file(tcProgramPin), explain(err))
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return "", false, fmt.Errorf("read the pinned program %s: %w", d.file(tcProgramPin), err)
+	}
+	id, _ := info.ID()
+	attached, err = filterAttached(d.iface(), id)
+	return TC, attached, err
+}

@@ -1,0 +1,275 @@
+// Package neighbour keeps the data path's next hops right. The program cannot
+// ask the kernel which MAC a backend's packets go to (Windows has no
+// bpf_fib_lookup), so a Tracker follows the system's routes and neighbour table,
+// makes the system resolve what it does not know, and writes the MACs to a map.
+//
+// A packet is never sent to a wrong MAC: a next hop that fails leaves the map,
+// and its packets are counted drops until it answers again.
+package neighbour
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"l4lab/agent/api"
+	"l4lab/agent/datapath"
+)
+
+// Table is where the MACs are written: datapath.Maps, or a fake.
+type Table interface {
+	Neighbours() (map[netip.Addr]datapath.MAC, error)
+	PutNeighbour(backend netip.Addr, mac datapath.MAC) error
+	DeleteNeighbour(backend netip.Addr) error
+}
+
+// System is the operating system's routes and neighbours on one interface.
+type System interface {
+	// NextHop returns the gateway towards a backend, or the backend itself
+	// on its own link. It is an error when packets to it do not leave through the interface.
+	NextHop(backend netip.Addr) (netip.Addr, error)
+	// Entries returns the neighbour table.
+	Entries() (map[netip.Addr]Entry, error)
+	// Resolve makes the system ask for a MAC that it does not have or is
+	// not sure of. It does not wait.
+	Resolve(nextHop netip.Addr) error
+	// Forget removes an entry that the system learned, so that Resolve asks anew.
+	Forget(nextHop netip.Addr) error
+	// Watch calls entry for each change, and resync when anything may have
+	// changed, once at its begin too, until ctx ends.
+	Watch(ctx context.Context, entry func(nextHop netip.Addr, e Entry), resync func()) error
+}
+
+// Entry is what the system knows of a next hop.
+type Entry struct {
+	State State
+	MAC   datapath.MAC
+}
+
+// State is how far the system's knowledge reaches.
+type State int
+
+// The states, in which several of the systems' own fall together.
+const (
+	// Unknown: no entry, or not resolved yet.
+	Unknown State = iota
+	// Valid: the MAC may be used (NUD_PERMANENT, NOARP, REACHABLE, STALE, DELAY, PROBE).
+	Valid
+	// Failed: nobody answered.
+	Failed
+)
+
+// Times of the tracker.
+const (
+	// patience is how long Want waits for new next hops.
+	patience = 300 * time.Millisecond
+	// refreshPatience is how long Refresh waits: Linux gives up after three
+	// requests, one a second (mcast_solicit, retrans_time_ms).
+	refreshPatience = 4 * time.Second
+	// tickEvery is how often retries and probes are looked after.
+	tickEvery = time.Second
+	// probeEvery is how often the system is made to ask a next hop that it
+	// knows: Linux asks only when it sends itself, and XDP sends past it.
+	probeEvery = 20 * time.Second
+	// maxBackoff bounds the pause between two tries of one that does not answer.
+	maxBackoff = 30 * time.Second
+)
+
+// Tracker follows the next hops of the backends. Its methods may be called concurrently.
+type Tracker struct {
+	system System
+	table  Table
+	log    *slog.Logger
+
+	mu   sync.Mutex
+	hops map[netip.Addr]*hop // by backend
+	// changed is closed and replaced when a hop got or lost its MAC.
+	changed chan struct{}
+}
+
+// hop is the next hop of one backend.
+type hop struct {
+	next   netip.Addr // invalid while there is no route
+	mac    datapath.MAC
+	wanted bool
+	// failures in a row, and when to try again or to probe.
+	failures int
+	due      time.Time
+}
+
+func (h *hop) resolved() bool { return h.mac != datapath.MAC{} }
+
+// New returns a tracker that begins with what the table holds from an earlier
+// agent: its flows may need it.
+func New(system System, table Table, log *slog.Logger) (*Tracker, error) {
+	held, err := table.Neighbours()
+	if err != nil {
+		return nil, err
+	}
+	t := &Tracker{system: system, table: table, log: log, hops: make(map[netip.Addr]*hop, len(held)), changed: make(chan struct{})}
+	for backend, mac := range held {
+		t.hops[backend] = &hop{mac: mac}
+	}
+	return t, nil
+}
+
+// Run follows the system until ctx ends.
+func (t *Tracker) Run(ctx context.Context) error {
+	go func() {
+		ticker := time.NewTicker(tickEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case now := <-ticker.C:
+				t.tick(now)
+			}
+		}
+	}()
+	return t.system.Watch(ctx, t.observe, t.resync)
+}
+
+// Want says which backends the services have. New ones are resolved, for which
+// it waits a moment. Others are kept for the flows that still go there, until Retain.
+func (t *Tracker) Want(ctx context.Context, backends []netip.Addr) error {
+	t.mu.Lock()
+	wanted := make(map[netip.Addr]bool, len(backends))
+	var added []netip.Addr
+	for _, b := range backends {
+		wanted[b] = true
+		if t.hops[b] == nil {
+			t.hops[b] = &hop{}
+			added = append(added, b)
+		}
+	}
+	for b, h := range t.hops {
+		h.wanted = wanted[b]
+	}
+	var err error
+	if len(added) > 0 {
+		err = t.refreshLocked(added)
+	}
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	t.wait(ctx, func() bool {
+		return !slices.ContainsFunc(added, func(b netip.Addr) bool {
+			h := t.hops[b]
+			return h != nil && h.next.IsValid() && !h.resolved()
+		})
+	})
+	return nil
+}
+
+// Retain drops the backends that no service has and that inUse does not name:
+// those of no living flow.
+func (t *Tracker) Retain(inUse map[netip.Addr]bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var faults []error
+	for b, h := range t.hops {
+		if h.wanted || inUse[b] {
+			continue
+		}
+		if err := t.table.DeleteNeighbour(b); err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		delete(t.hops, b)
+	}
+	return errors.Join(faults...)
+}
+
+// List returns the services' backends and their next hops, ordered by address.
+func (t *Tracker) List() []api.Neighbour {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]api.Neighbour, 0, len(t.hops))
+	for _, b := range slices.SortedFunc(maps.Keys(t.hops), netip.Addr.Compare) {
+		if h := t.hops[b]; h.wanted {
+			list = append(list, h.describe(b))
+		}
+	}
+	return list
+}
+
+// Refresh asks for a backend's next hop and its MAC anew and returns what was
+// found; its MAC is "" when nobody answered.
+func (t *Tracker) Refresh(ctx context.Context, backend netip.Addr) (api.Neighbour, error) {
+	t.mu.Lock()
+	h := t.hops[backend]
+	if h == nil || !h.wanted {
+		t.mu.Unlock()
+		return api.Neighbour{}, &api.Error{Field: "address", Message: fmt.Sprintf("%s is no backend", backend), Code: http.StatusNotFound}
+	}
+	if !t.locateLocked(backend, h) {
+		_, err := t.system.NextHop(backend)
+		t.mu.Unlock()
+		return api.Neighbour{}, fmt.Errorf("%s has no next hop: %w", backend, err)
+	}
+	next := h.next
+	// The old MAC stays in use until the system has found another, or that there is none.
+	if err := t.system.Forget(next); err != nil {
+		t.mu.Unlock()
+		return api.Neighbour{}, err
+	}
+	t.askLocked(backend, h)
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, refreshPatience)
+	defer cancel()
+	var entryErr error
+	t.wait(ctx, func() bool {
+		var entries map[netip.Addr]Entry
+		entries, entryErr = t.system.Entries()
+		return entryErr != nil || entries[next].State != Unknown
+	})
+	if entryErr != nil {
+		return api.Neighbour{}, entryErr
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.hops[backend] == nil {
+		return api.Neighbour{}, &api.Error{Field: "address", Message: fmt.Sprintf("%s was removed meanwhile", backend), Code: http.StatusNotFound}
+	}
+	if err := t.refreshLocked([]netip.Addr{backend}); err != nil {
+		return api.Neighbour{}, err
+	}
+	return t.hops[backend].describe(backend), nil
+}
+
+func (h *hop) describe(backend netip.Addr) api.Neighbour {
+	n := api.Neighbour{Address: backend, NextHop: h.next}
+	if h.resolved() {
+		n.MAC = h.mac.String()
+	}
+	return n
+}
+
+// wait returns when done, asked with the lock held, says so, or ctx ends.
+func (t *Tracker) wait(ctx context.Context, done func() bool) {
+	for {
+		t.mu.Lock()
+		changed := t.changed
+		ready := done()
+		t.mu.Unlock()
+		if ready {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}

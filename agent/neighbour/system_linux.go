@@ -1,0 +1,163 @@
+package neighbour
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"l4lab/agent/datapath"
+	"l4lab/agent/rtnetlink"
+)
+
+// system is Linux, through netlink.
+type system struct{ index int }
+
+// NewSystem returns the routes and neighbours of the interface with that index,
+// in the network namespace of the process.
+func NewSystem(index int) System { return system{index: index} }
+
+// usable are the states whose MAC the kernel itself would send to (NUD_VALID of
+// net/neighbour.h).
+const usable = netlink.NUD_PERMANENT | netlink.NUD_NOARP | netlink.NUD_REACHABLE |
+	netlink.NUD_PROBE | netlink.NUD_STALE | netlink.NUD_DELAY
+
+func (s system) NextHop(backend netip.Addr) (netip.Addr, error) {
+	routes, err := netlink.RouteGet(backend.AsSlice())
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("find the route to %s: %w", backend, err)
+	}
+	for _, r := range routes {
+		switch {
+		case r.Type != unix.RTN_UNICAST:
+			return netip.Addr{}, fmt.Errorf("the route to %s is no unicast route (type %d): is it an address of this machine?", backend, r.Type)
+		case r.LinkIndex != s.index:
+			return netip.Addr{}, fmt.Errorf("the route to %s leaves through interface %d, the balancer sends through %d", backend, r.LinkIndex, s.index)
+		}
+		if gateway, ok := netip.AddrFromSlice(r.Gw.To4()); ok {
+			return gateway, nil
+		}
+		return backend, nil
+	}
+	return netip.Addr{}, fmt.Errorf("there is no route to %s", backend)
+}
+
+func (s system) Entries() (map[netip.Addr]Entry, error) {
+	list, err := s.list()
+	if err != nil {
+		return nil, err
+	}
+	entries := make(map[netip.Addr]Entry, len(list))
+	for _, n := range list {
+		if address, ok := netip.AddrFromSlice(n.IP.To4()); ok {
+			entries[address] = entryOf(n)
+		}
+	}
+	return entries, nil
+}
+
+// list reads the table; a read that changes interrupted is done again.
+func (s system) list() (list []netlink.Neigh, err error) {
+	const tries = 5
+	for range tries {
+		list, err = netlink.NeighList(s.index, netlink.FAMILY_V4)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the neighbours of interface %d: %w", s.index, err)
+	}
+	return list, nil
+}
+
+func entryOf(n netlink.Neigh) Entry {
+	if n.State&netlink.NUD_FAILED != 0 {
+		return Entry{State: Failed}
+	}
+	var e Entry
+	if n.State&usable == 0 || len(n.HardwareAddr) != len(e.MAC) {
+		return e
+	}
+	e.MAC = datapath.MAC(n.HardwareAddr)
+	if e.MAC != (datapath.MAC{}) {
+		e.State = Valid
+	}
+	return e
+}
+
+// Resolve sets NTF_USE, with which the kernel treats the entry as if it sent a
+// packet: it asks where it knows nothing, and asks again where it is not sure.
+func (s system) Resolve(nextHop netip.Addr) error {
+	err := netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: s.index,
+		Family:    netlink.FAMILY_V4,
+		Flags:     netlink.NTF_USE,
+		IP:        net.IP(nextHop.AsSlice()),
+	})
+	if err != nil {
+		return fmt.Errorf("ask for the MAC of %s: %w", nextHop, err)
+	}
+	return nil
+}
+
+// Forget sets the entry's state to NUD_NONE. Deleting it would do too, but the
+// kernel announces that as a failure, and the MAC in the map shall stay meanwhile.
+func (s system) Forget(nextHop netip.Addr) error {
+	list, err := s.list()
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		if a, _ := netip.AddrFromSlice(n.IP.To4()); a != nextHop || n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
+			continue // another one, or one that somebody has set
+		}
+		none := netlink.Neigh{LinkIndex: s.index, Family: netlink.FAMILY_V4, State: netlink.NUD_NONE, IP: n.IP}
+		if err := netlink.NeighSet(&none); err != nil {
+			return fmt.Errorf("forget the MAC of %s: %w", nextHop, err)
+		}
+	}
+	return nil
+}
+
+// resyncDelay gathers changes of routes and addresses, which come in bursts.
+const resyncDelay = 50 * time.Millisecond
+
+func (s system) Watch(ctx context.Context, entry func(netip.Addr, Entry), resync func()) error {
+	var burst *time.Timer
+	defer func() {
+		if burst != nil {
+			burst.Stop()
+		}
+	}()
+	groups := []uint{unix.RTNLGRP_NEIGH, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_IFADDR}
+	return rtnetlink.Watch(ctx, groups, func(m syscall.NetlinkMessage) {
+		switch m.Header.Type {
+		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+			n, err := netlink.NeighDeserialize(m.Data)
+			if err != nil || n.LinkIndex != s.index {
+				return
+			}
+			address, ok := netip.AddrFromSlice(n.IP.To4())
+			if !ok {
+				return
+			}
+			e := entryOf(*n)
+			if m.Header.Type == unix.RTM_DELNEIGH {
+				e = Entry{}
+			}
+			entry(address, e)
+		default:
+			if burst != nil {
+				burst.Stop()
+			}
+			burst = time.AfterFunc(resyncDelay, resync)
+		}
+	}, resync)
+}

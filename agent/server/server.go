@@ -1,0 +1,297 @@
+// Package server is the running agent: it reads the interface, loads and
+// attaches the data path, programs the services, keeps neighbours and connections, and
+// serves the API, until it is told to stop. What it leaves then goes on without it.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"l4lab/agent/api"
+	"l4lab/agent/conntrack"
+	"l4lab/agent/datapath"
+	"l4lab/agent/device"
+	"l4lab/agent/neighbour"
+	"l4lab/agent/service"
+)
+
+// Times of the agent.
+const (
+	// sweepEvery is how often dead connections are looked for.
+	sweepEvery = 10 * time.Second
+	// shutdownPatience is how long requests may go on once the agent stops.
+	shutdownPatience = 3 * time.Second
+)
+
+// Options say what the agent does and where.
+type Options struct {
+	// Interface is the VIPs' network interface.
+	Interface string
+	// Address is the balancer's own; if invalid, the interface's first IPv4 address.
+	Address netip.Addr
+	// Mode is the default of services, "dsr" or "snat"; "" keeps the last one.
+	Mode string
+	// Socket is where the API listens.
+	Socket string
+	// StateFile keeps the desired services.
+	StateFile string
+	// PinDir, Generic, Image and Profile are datapath.Options'.
+	PinDir  string
+	Generic bool
+	Image   string
+	Profile datapath.Profile
+	// Requirements are datapath.Options'; nil but in tests.
+	Requirements []datapath.Requirement
+	// Version is the agent's own.
+	Version string
+	// Out gets the steps, in words for people; Log all else.
+	Out io.Writer
+	Log *slog.Logger
+}
+
+// errUnloaded ends Run after a request to unload.
+var errUnloaded = errors.New("unloaded")
+
+// Server is the agent while it runs; it is the api.Backend.
+type Server struct {
+	options   Options
+	startedAt time.Time
+	datapath  datapath.Datapath
+	services  *service.Manager
+	tracker   *neighbour.Tracker
+	stop      context.CancelCauseFunc
+	// background are the goroutines that use the maps; cancelBackground ends them.
+	background       sync.WaitGroup
+	cancelBackground context.CancelFunc
+
+	// using is held for reading by every request, for writing by Unload.
+	using    sync.RWMutex
+	unloaded bool
+
+	// mu guards what may change while the agent runs.
+	mu       sync.Mutex
+	device   device.Device
+	steps    []string
+	warnings []string
+}
+
+var _ api.Backend = (*Server)(nil)
+
+// Run is the agent. It returns nil when ctx ends or the data path was
+// unloaded on request; pins stay in the first case. An error at the first start
+// leaves nothing behind; at a later one what was pinned stays.
+func Run(ctx context.Context, options Options) error {
+	// First the socket: while another agent has it, nothing may be touched.
+	listener, err := api.Listen(options.Socket)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	s := &Server{options: options, startedAt: time.Now(), stop: stop}
+	if err := s.start(ctx); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	err = s.serve(ctx, listener)
+	s.using.Lock()
+	defer s.using.Unlock()
+	if !s.unloaded {
+		s.endBackground()
+		err = errors.Join(err, s.datapath.Close())
+	}
+	return err
+}
+
+// start does all that comes before the first request.
+func (s *Server) start(ctx context.Context) (err error) {
+	var mode datapath.Mode
+	if s.options.Mode != "" {
+		if mode, err = datapath.ParseMode(s.options.Mode); err != nil {
+			return err
+		}
+	}
+	d, err := device.Read(s.options.Interface, s.options.Address)
+	if err != nil {
+		return err
+	}
+	s.device = d
+	s.step(fmt.Sprintf("interface: %s, MTU %d, index %d, address %s, MAC %s", d.Name, d.MTU, d.Index, d.Address, datapath.MAC(d.MAC)))
+	s.step("loading: data path of " + platform)
+	s.datapath, err = datapath.Load(datapath.Options{
+		Interface:    d.Name,
+		Index:        d.Index,
+		PinDir:       s.options.PinDir,
+		Image:        s.options.Image,
+		Profile:      s.options.Profile,
+		Generic:      s.options.Generic,
+		Requirements: s.options.Requirements,
+		Step:         s.step,
+	})
+	if err != nil {
+		return err
+	}
+	background, cancel := context.WithCancel(ctx)
+	s.cancelBackground = cancel
+	defer func() {
+		if err != nil {
+			s.endBackground()
+			err = errors.Join(err, s.leave())
+		}
+	}()
+	if err := s.configure(d); err != nil {
+		return err
+	}
+	if s.tracker, err = neighbour.New(neighbour.NewSystem(d.Index), s.datapath.Maps(), s.options.Log); err != nil {
+		return err
+	}
+	s.inBackground(background, "following the neighbours", s.tracker.Run)
+	s.services, err = service.Open(ctx, service.Options{
+		Store:       s.datapath.Maps(),
+		NextHops:    s.tracker,
+		StateFile:   s.options.StateFile,
+		DefaultMode: mode,
+		Own:         d.Address,
+		Log:         s.options.Log,
+	})
+	if err != nil {
+		return err
+	}
+	s.step(fmt.Sprintf("services: %d in the maps", len(s.services.Services())))
+	if err := s.datapath.Attach(); err != nil {
+		return err
+	}
+	if err := s.services.Save(); err != nil {
+		return err
+	}
+	s.inBackground(background, "following the interface", func(ctx context.Context) error {
+		return device.Watch(ctx, d, s.deviceChanged)
+	})
+	s.background.Go(func() {
+		conntrack.NewSweeper(s.datapath.Maps(), datapath.Clock, s.options.Log).Run(background, sweepEvery, s.retain)
+	})
+	s.checkSurroundings(d)
+	return nil
+}
+
+// leave undoes the loading when there was nothing before, else lets go of it.
+func (s *Server) leave() error {
+	if s.datapath.TookOver() {
+		return s.datapath.Close()
+	}
+	return s.datapath.Unload()
+}
+
+// inBackground runs what must not end by itself: then the agent ends with its error.
+func (s *Server) inBackground(ctx context.Context, what string, run func(context.Context) error) {
+	s.background.Go(func() {
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			s.stop(fmt.Errorf("%s: %w", what, err))
+		}
+	})
+}
+
+func (s *Server) endBackground() {
+	s.cancelBackground()
+	s.background.Wait()
+}
+
+// serve answers requests until ctx ends.
+func (s *Server) serve(ctx context.Context, listener net.Listener) error {
+	server := http.Server{
+		Handler:           api.Handler(s),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelWarn),
+	}
+	s.step("ready: API on " + s.options.Socket)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve the API on %s: %w", s.options.Socket, err)
+	case <-ctx.Done():
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownPatience)
+	defer cancel()
+	err := server.Shutdown(patience)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) || errors.Is(cause, errUnloaded) {
+		cause = nil
+	}
+	return errors.Join(cause, err)
+}
+
+// configure writes the interface's facts and the defaults to the data path.
+func (s *Server) configure(d device.Device) error {
+	maps := s.datapath.Maps()
+	before, err := maps.Config()
+	if err != nil {
+		return err
+	}
+	c := datapath.DefaultConfig()
+	c.Address, c.MTU, c.MAC = d.Address, d.MTU, d.MAC
+	if err := maps.PutConfig(c); err != nil {
+		return err
+	}
+	if s.datapath.TookOver() && before.Address != c.Address && !before.Address.IsUnspecified() {
+		s.warn(fmt.Sprintf("the balancer's address was %s and is %s: SNAT connections of before are lost; --address keeps one",
+			before.Address, c.Address))
+	}
+	return nil
+}
+
+// deviceChanged follows the interface's MTU and MAC.
+func (s *Server) deviceChanged(d device.Device) {
+	s.mu.Lock()
+	s.device = d
+	s.mu.Unlock()
+	s.options.Log.Info("the interface changed", "interface", d.Name, "mtu", d.MTU, "mac", datapath.MAC(d.MAC).String())
+	if err := s.configure(d); err != nil {
+		s.options.Log.Error("could not write what changed of the interface", "error", err)
+	}
+}
+
+// retain keeps the next hops that living connections need.
+func (s *Server) retain(inUse map[netip.Addr]bool) {
+	if err := s.tracker.Retain(inUse); err != nil {
+		s.options.Log.Error("could not remove next hops that nobody uses", "error", err)
+	}
+}
+
+// checkSurroundings warns of what is wrong on this machine though the agent runs.
+func (s *Server) checkSurroundings(d device.Device) {
+	c := datapath.DefaultConfig()
+	if warning := portOverlap(c.NATMin, c.NATMax); warning != "" {
+		s.warn(warning)
+	}
+	if a, err := s.datapath.Attachment(); err == nil && a.Mode == "generic" {
+		s.warn(fmt.Sprintf("%s runs in XDP's generic mode, which is slow and sees packets above the MTU: switch GRO and LRO off", d.Name))
+	}
+}
+
+// step prints one step of the start and keeps it for Status.
+func (s *Server) step(text string) {
+	s.mu.Lock()
+	s.steps = append(s.steps, text)
+	s.mu.Unlock()
+	// A reader that has gone does not stop the agent.
+	_, _ = fmt.Fprintln(s.options.Out, text)
+}
+
+func (s *Server) warn(text string) {
+	s.mu.Lock()
+	s.warnings = append(s.warnings, text)
+	s.mu.Unlock()
+	s.options.Log.Warn(text)
+}

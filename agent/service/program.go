@@ -1,0 +1,269 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"l4lab/agent/api"
+	"l4lab/agent/datapath"
+)
+
+// readActual learns from the maps which services there are, and the numbers
+// that they use. What does not fit together is taken as far as it goes and
+// marked stale: program makes it right.
+func (m *Manager) readActual() error {
+	m.actual = make(map[uint32]programmed)
+	services, err := m.store.Services()
+	if err != nil {
+		return err
+	}
+	for _, key := range m.desiredFirst(services) {
+		entry := services[key]
+		if _, twice := m.actual[entry.ID]; twice || entry.ID == 0 {
+			// An agent died between writing a service's new frontend and
+			// removing the old one, or somebody else wrote here.
+			m.log.Warn("removing a service entry without a number of its own", "frontend", key, "id", entry.ID)
+			if err := m.store.DeleteService(key); err != nil {
+				return err
+			}
+			continue
+		}
+		table, err := m.store.Table(entry.Slot)
+		if err != nil {
+			return err
+		}
+		p := programmed{key: key, entry: entry, ids: make(map[netip.AddrPort]uint32)}
+		if err := m.readBackends(&p, table); err != nil {
+			return err
+		}
+		p.stale = !p.consistent(table)
+		m.slots.take(entry.Slot)
+		m.actual[entry.ID] = p
+	}
+	return nil
+}
+
+// desiredFirst returns the keys so that, of two entries of one service, the
+// one that is wanted comes first.
+func (m *Manager) desiredFirst(services map[datapath.ServiceKey]datapath.Service) []datapath.ServiceKey {
+	rank := func(k datapath.ServiceKey) int {
+		if s, ok := m.desired.Services[services[k].ID]; ok && s.Frontend == k.Frontend && s.Protocol == k.Protocol.String() {
+			return 0
+		}
+		return 1
+	}
+	return slices.SortedFunc(maps.Keys(services), func(a, b datapath.ServiceKey) int { return rank(a) - rank(b) })
+}
+
+// readBackends collects the backends that a table names.
+func (m *Manager) readBackends(p *programmed, table []uint32) error {
+	seen := make(map[uint32]bool)
+	for _, id := range table {
+		if seen[id] || id == 0 || id >= m.store.Limits().Backends {
+			continue
+		}
+		seen[id] = true
+		b, ok, err := m.store.Backend(id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		m.backendIDs.take(id)
+		if _, twice := p.ids[b.Address]; !twice {
+			p.ids[b.Address] = id
+		}
+	}
+	return nil
+}
+
+// consistent says whether the table in the map is the one that the backends give.
+func (p *programmed) consistent(table []uint32) bool {
+	if uint32(len(table)) != p.entry.TableSize || len(p.ids) == 0 {
+		return false
+	}
+	want, err := tableOf(p.ids, p.key.Protocol, p.entry.TableSize)
+	return err == nil && slices.Equal(table, want)
+}
+
+// program makes the maps hold one service. It may be called again after it
+// failed: m.actual says at each step what the maps hold.
+func (m *Manager) program(ctx context.Context, s api.Service) error {
+	want, err := wanted(s)
+	if err != nil {
+		return err
+	}
+	have, exists := m.actual[s.ID]
+	if exists && have.key == want.key && have.entry == withSlot(want.entry, have.entry.Slot) &&
+		!have.stale && sameBackends(have.ids, s.Backends) {
+		return nil
+	}
+	if !exists {
+		slot, ok := m.slots.allot()
+		if !ok {
+			return tooMany("id", "services", m.store.Limits().Services)
+		}
+		have = programmed{key: want.key, entry: datapath.Service{ID: s.ID, Slot: slot, TableSize: want.entry.TableSize}}
+		if err := m.store.ClearServiceTraffic(slot); err != nil {
+			m.slots.free(slot)
+			return err
+		}
+	}
+	want.entry.Slot = have.entry.Slot
+
+	ids, err := m.writeBackends(have.ids, s.Backends, want.key.Protocol)
+	if err != nil {
+		if !exists {
+			m.slots.free(have.entry.Slot)
+		}
+		return errors.Join(err, m.dropBackends(ids, have.ids))
+	}
+	// From here on the table may name any of them, so none is free.
+	merged := have
+	merged.ids, merged.stale = union(have.ids, ids), true
+	m.actual[s.ID] = merged
+	if err := m.wantHops(ctx, s.Backends); err != nil {
+		return err
+	}
+	if err := m.switchOver(have, exists, want, ids); err != nil {
+		return err
+	}
+	want.ids = ids
+	m.actual[s.ID] = want
+	return m.dropBackends(have.ids, ids)
+}
+
+// switchOver replaces the Maglev table and the service entry. They are two
+// writes: a packet between them takes the entry's size and the other's table,
+// so the larger table must be in place first, and stay until the smaller size
+// is written. Its slots all name backends that are there.
+func (m *Manager) switchOver(have programmed, exists bool, want programmed, ids map[netip.AddrPort]uint32) error {
+	table, err := tableOf(ids, want.key.Protocol, want.entry.TableSize)
+	if err != nil {
+		return err
+	}
+	writeTable := func() error { return m.store.PutTable(want.entry.Slot, table) }
+	writeEntry := func() error { return m.store.PutService(want.key, want.entry) }
+	steps := []func() error{writeTable, writeEntry}
+	if exists && want.entry.TableSize < have.entry.TableSize {
+		steps = []func() error{writeEntry, writeTable}
+	}
+	moved := exists && have.key != want.key
+	if moved {
+		steps = append(steps, func() error { return m.store.DeleteService(have.key) })
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			if moved { // m.actual knows the old key only
+				err = errors.Join(err, m.store.DeleteService(want.key))
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// writeBackends gives ids to those that have none, and writes them. The ids are
+// returned even with an error.
+func (m *Manager) writeBackends(have map[netip.AddrPort]uint32, backends []netip.AddrPort, protocol datapath.Protocol) (map[netip.AddrPort]uint32, error) {
+	ids := make(map[netip.AddrPort]uint32, len(backends))
+	for _, b := range backends {
+		if id, ok := have[b]; ok {
+			ids[b] = id
+			continue
+		}
+		id, ok := m.backendIDs.allot()
+		if !ok {
+			return ids, tooMany("backends", "backends", m.store.Limits().Backends-1)
+		}
+		ids[b] = id
+		if err := m.store.PutBackend(id, datapath.Backend{Address: b, Protocol: protocol}); err != nil {
+			return ids, err
+		}
+	}
+	return ids, nil
+}
+
+// dropBackends removes those of have that are not in keep.
+func (m *Manager) dropBackends(have, keep map[netip.AddrPort]uint32) error {
+	for _, b := range slices.SortedFunc(maps.Keys(have), netip.AddrPort.Compare) {
+		if id, kept := keep[b]; kept && id == have[b] {
+			continue
+		}
+		if err := m.store.DeleteBackend(have[b]); err != nil {
+			return err
+		}
+		m.backendIDs.free(have[b])
+	}
+	return nil
+}
+
+// remove takes a service out of the maps: first its entry, so that no packet
+// looks for the rest.
+func (m *Manager) remove(id uint32) error {
+	have, ok := m.actual[id]
+	if !ok {
+		return nil
+	}
+	if err := m.store.DeleteService(have.key); err != nil {
+		return err
+	}
+	if err := m.store.DeleteTable(have.entry.Slot); err != nil {
+		return err
+	}
+	if err := m.dropBackends(have.ids, nil); err != nil {
+		return err
+	}
+	m.slots.free(have.entry.Slot)
+	delete(m.actual, id)
+	return nil
+}
+
+// wanted is what the maps shall hold of a service; slot and ids are not known yet.
+func wanted(s api.Service) (programmed, error) {
+	protocol, err := datapath.ParseProtocol(s.Protocol)
+	if err != nil {
+		return programmed{}, err
+	}
+	mode, err := datapath.ParseMode(s.Mode)
+	if err != nil {
+		return programmed{}, err
+	}
+	return programmed{
+		key:   datapath.ServiceKey{Frontend: s.Frontend, Protocol: protocol},
+		entry: datapath.Service{ID: s.ID, TableSize: s.TableSize, Mode: mode},
+	}, nil
+}
+
+func withSlot(s datapath.Service, slot uint32) datapath.Service {
+	s.Slot = slot
+	return s
+}
+
+func sameBackends(ids map[netip.AddrPort]uint32, backends []netip.AddrPort) bool {
+	if len(ids) != len(backends) {
+		return false
+	}
+	for _, b := range backends {
+		if _, ok := ids[b]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func union(a, b map[netip.AddrPort]uint32) map[netip.AddrPort]uint32 {
+	both := make(map[netip.AddrPort]uint32, len(a)+len(b))
+	maps.Copy(both, a)
+	maps.Copy(both, b)
+	return both
+}
+
+func tooMany(field, name string, limit uint32) error {
+	return &api.Error{Field: field, Message: fmt.Sprintf("no room: the map `%s` holds %d", name, limit)}
+}

@@ -1,0 +1,32 @@
+//go:build !linux
+
+package web
+
+import (
+	"context"
+	"net"
+)
+
+// pktinfo does without IP_PKTINFO, which golang.org/x/net/ipv4 lacks outside
+// Unix: to answer in a VIP's name there, listen on the VIP itself.
+type pktinfo struct{ conn *net.UDPConn }
+
+func listenDatagrams(ctx context.Context, address string) (*datagrams, error) {
+	var config net.ListenConfig
+	packet, err := config.ListenPacket(ctx, "udp4", address)
+	if err != nil {
+		return nil, err
+	}
+	conn := packet.(*net.UDPConn)
+	return &datagrams{conn, pktinfo{conn}}, nil
+}
+
+func (p pktinfo) read(buffer []byte) (n int, peer net.Addr, local net.IP, err error) {
+	n, peer, err = p.conn.ReadFrom(buffer)
+	return n, peer, nil, err
+}
+
+func (p pktinfo) write(text []byte, peer net.Addr, _ net.IP) error {
+	_, err := p.conn.WriteTo(text, peer)
+	return err
+}
