@@ -1,0 +1,261 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"l4lab/agent/api"
+	"l4lab/lab"
+	"l4lab/lab/guest"
+	"l4lab/lab/provider"
+	"l4lab/topology"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use: "status", Short: "Show nodes, services and backends; exit 1 when something is unhealthy", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf("--output", output, "text", "json"); err != nil {
+				return err
+			}
+			l, err := a.existing(nil)
+			if err != nil {
+				return err
+			}
+			st, err := l.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				err = writeJSON(a.stdout, st)
+			} else {
+				err = printStatus(a.stdout, st)
+			}
+			if err == nil && !st.Healthy {
+				return &exitCode{exitFailure}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+func printStatus(out io.Writer, st lab.Status) error {
+	fmt.Fprintf(out, "lab %s (%s): %s\n\n", st.Name, st.Provider, st.Phase)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tROLE\tOS\tADDRESS\tSTATE\tHEALTH")
+	for _, n := range st.Nodes {
+		os := string(n.OS)
+		if n.Emulated {
+			os += " (emulated)"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\n", n.Name, n.Role, os, n.Address, n.State, mark(n.Healthy), n.Health)
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "SERVICE\tFRONTEND\tMODE\tHEALTH")
+	for _, s := range st.Services {
+		fmt.Fprintf(w, "%d\t%s/%s\t%s\t%s %s\n", s.ID, s.Frontend, s.Protocol, s.Mode, mark(s.Healthy), s.Health)
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "SERVICE\tBACKEND\tADDRESS\tCONNECTIONS\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES")
+	for _, s := range st.Services {
+		for _, b := range s.Backends {
+			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%d\t%d\t%d\t%d\n", s.ID, b.Node, b.Address, b.Connections, b.RxPackets, b.RxBytes, b.TxPackets, b.TxBytes)
+		}
+	}
+	return w.Flush()
+}
+
+func mark(ok bool) string {
+	if ok {
+		return "✓"
+	}
+	return "✗"
+}
+
+func (a *app) execCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exec NODE -- CMD [ARG…]",
+		Short: "Run a command in a node; its exit code and streams pass through",
+		Args:  cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.existing(nil)
+			if err != nil {
+				return err
+			}
+			m, err := l.Machine(args[0])
+			if err != nil {
+				return err
+			}
+			err = m.Guest.Run(cmd.Context(), guest.Command{Argv: args[1:], Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr})
+			var exit *guest.ExitError
+			if errors.As(err, &exit) {
+				return &exitCode{exit.Code}
+			}
+			return err
+		},
+	}
+}
+
+func (a *app) logsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "logs NODE", Short: "Print what the node's agent and web server wrote", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.existing(nil)
+			if err != nil {
+				return err
+			}
+			logs, err := l.Logs(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if len(logs) == 0 {
+				fmt.Fprintf(a.stderr, "%s has no daemon that writes a log\n", args[0])
+			}
+			names := make([]string, 0, len(logs))
+			for name := range logs {
+				names = append(names, name)
+			}
+			sort.Strings(names)
+			var errs []error
+			for _, name := range names {
+				if len(names) > 1 {
+					fmt.Fprintf(a.stdout, "==> %s <==\n", name)
+				}
+				_, err := io.Copy(a.stdout, logs[name])
+				errs = append(errs, err, logs[name].Close())
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
+func (a *app) modeCommand() *cobra.Command {
+	var service uint32
+	cmd := &cobra.Command{
+		Use:       "mode dsr|snat",
+		Short:     "Switch the services' mode live; established connections go on in theirs",
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{string(topology.DSR), string(topology.SNAT)},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.existing(nil)
+			if err != nil {
+				return err
+			}
+			if err := l.Mode(cmd.Context(), service, topology.Mode(args[0])); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "lab %s: new connections use %s\n", l.Name(), args[0])
+			return nil
+		},
+	}
+	cmd.Flags().Uint32Var(&service, "service", 0, "the service's number (default: all)")
+	return cmd
+}
+
+func (a *app) connectionsCommand() *cobra.Command {
+	var (
+		output  string
+		service uint32
+	)
+	cmd := &cobra.Command{
+		Use: "connections", Short: "Show the balancer's connections (the demo's dumpstate)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf("--output", output, "text", "json"); err != nil {
+				return err
+			}
+			l, err := a.existing(nil)
+			if err != nil {
+				return err
+			}
+			agent, err := l.Agent()
+			if err != nil {
+				return err
+			}
+			list, err := agent.Connections(cmd.Context(), service)
+			if err != nil {
+				return fmt.Errorf("ask the agent for its connections: %w", err)
+			}
+			if output == "json" {
+				return writeJSON(a.stdout, slices.Concat([]api.Connection{}, list))
+			}
+			return printConnections(a.stdout, list)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.Flags().Uint32Var(&service, "service", 0, "the service's number (default: all)")
+	return cmd
+}
+
+func printConnections(out io.Writer, list []api.Connection) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SOURCE IP\tDEST IP\tSOURCE PORT\tDEST PORT\tBACKEND IP\tSTATE\tRX BYTES\tTX BYTES")
+	for _, c := range list {
+		tx := "-"
+		if c.TxBytes != nil {
+			tx = fmt.Sprint(*c.TxBytes)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%s\n", c.Source.Addr(), c.Dest.Addr(), c.Source.Port(), c.Dest.Port(),
+			c.Backend.Addr(), strings.ToUpper(string(c.State)), c.RxBytes, tx)
+	}
+	return w.Flush()
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use: "doctor", Short: "Say what this machine has and lacks for each provider, and what to do about it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf("--output", output, "text", "json"); err != nil {
+				return err
+			}
+			o, err := a.options(nil)
+			if err != nil {
+				return err
+			}
+			all := map[string][]provider.Requirement{}
+			var missing error
+			for _, d := range o.Drivers {
+				all[d.Name] = append(d.Check(cmd.Context()), programRequirement(o.Program))
+				missing = errors.Join(missing, provider.CheckFatal(d.Name, all[d.Name]))
+			}
+			if output == "json" {
+				err = writeJSON(a.stdout, all)
+			} else {
+				err = printDoctor(a.stdout, o.Drivers, all)
+			}
+			if err == nil && missing != nil {
+				return &exitCode{exitMissing}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+func printDoctor(out io.Writer, drivers []provider.Driver, all map[string][]provider.Requirement) error {
+	for _, d := range drivers {
+		fmt.Fprintf(out, "provider %s\n", d.Name)
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		for _, r := range all[d.Name] {
+			fmt.Fprintf(w, "  %s %s\t%s\n", mark(r.OK), r.Name, r.Found)
+			if !r.OK && r.Remedy != "" {
+				fmt.Fprintf(w, "\t→ %s\n", r.Remedy)
+			}
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+// Command labctl brings up a lab for layer-4 load balancing with eBPF, proves
+// its packet paths and takes it away again. The work is done by package lab;
+// here are flags, wiring and printing.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"l4lab/lab"
+	"l4lab/lab/provider"
+	"l4lab/lab/provider/netns"
+	"l4lab/lab/state"
+	"l4lab/topology"
+)
+
+// The exit codes of labctl. `labctl exec` passes on the command's own.
+const (
+	exitFailure     = 1
+	exitUsage       = 2
+	exitMissing     = 3
+	exitInterrupted = 130
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// run is main with its surroundings as arguments.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		s, ok := <-signals
+		if !ok {
+			return
+		}
+		cancel(&interrupted{s})
+		// A second signal ends labctl at once; the next down or up cleans.
+		signal.Stop(signals)
+	}()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var silent *exitCode
+	if !errors.As(err, &silent) {
+		fmt.Fprintln(stderr, "labctl: "+err.Error())
+	}
+	return a.codeOf(err)
+}
+
+// interrupted is the cause of a context that a signal ended.
+type interrupted struct{ signal os.Signal }
+
+func (i *interrupted) Error() string { return "interrupted by " + i.signal.String() }
+
+// exitCode ends labctl with a code; what there is to say has been said.
+type exitCode struct{ code int }
+
+func (e *exitCode) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// usageError is about the words on the command line.
+type usageError struct{ error }
+
+func (a *app) codeOf(err error) int {
+	var (
+		code    *exitCode
+		broken  *interrupted
+		usage   usageError
+		faults  topology.Faults
+		missing *provider.MissingError
+	)
+	switch {
+	case errors.As(err, &code):
+		return code.code
+	case errors.As(err, &broken):
+		return exitInterrupted
+	case !a.started, errors.As(err, &usage), errors.As(err, &faults):
+		return exitUsage
+	case errors.As(err, &missing), errors.Is(err, os.ErrPermission):
+		return exitMissing
+	}
+	return exitFailure
+}
+
+// app is one call of labctl.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	// started says that cobra found the command and took its flags: an error
+	// before that is about usage.
+	started bool
+	name    string
+	program string
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "labctl",
+		Short:         "A lab for layer-4 load balancing with eBPF",
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
+	}
+	root.PersistentFlags().StringVar(&a.name, "name", "", "the lab's name (default: the topology's, or the one lab there is)")
+	root.PersistentFlags().StringVar(&a.program, "agent", "", "path of the lbagent binary that nodes get (default: beside labctl)")
+	root.AddCommand(a.upCommand(), a.downCommand(), a.statusCommand(), a.execCommand(), a.logsCommand(), a.modeCommand(),
+		a.connectionsCommand(), a.testCommand(), a.demoCommand(), a.doctorCommand(), a.topologyCommand(), a.versionCommand())
+	return root
+}
+
+// options wires the library.
+func (a *app) options(listen func(lab.Event)) (lab.Options, error) {
+	dir, err := state.DefaultRoot()
+	if err != nil {
+		return lab.Options{}, err
+	}
+	program := a.program
+	if program == "" {
+		program = os.Getenv("LABCTL_AGENT")
+	}
+	if program == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return lab.Options{}, fmt.Errorf("find lbagent beside labctl: %w; name it with --agent", err)
+		}
+		program = filepath.Join(filepath.Dir(self), "lbagent")
+	}
+	return lab.Options{Store: state.NewStore(dir), Drivers: []provider.Driver{netns.New()}, Program: program, Listen: listen}, nil
+}
+
+// existing returns the lab that a command without a topology is about.
+func (a *app) existing(listen func(lab.Event)) (*lab.Lab, error) {
+	o, err := a.options(listen)
+	if err != nil {
+		return nil, err
+	}
+	name := a.name
+	if name == "" {
+		name = topology.Default().Name
+		names, err := lab.All(o)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case slices.Contains(names, name), len(names) == 0:
+		case len(names) == 1:
+			name = names[0]
+		default:
+			return nil, usageError{fmt.Errorf("there are several labs; say which with --name: %s", strings.Join(names, ", "))}
+		}
+	}
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	return lab.Open(name, o), nil
+}
+
+// checkName refuses a name that is none, before it becomes part of a path.
+func checkName(name string) error {
+	t := topology.Default()
+	t.Name = name
+	if faults := topology.Validate(t); len(faults) > 0 {
+		return usageError{fmt.Errorf("--name: %w", faults)}
+	}
+	return nil
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(*cobra.Command, []string) { fmt.Fprintln(a.stdout, "labctl "+version()) },
+	}
+}
+
+// version is what the build says of itself.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := info.Main.Version
+	if v == "" || v == "(devel)" {
+		v = "devel"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			v += " " + s.Value[:12]
+		}
+	}
+	return v + " " + info.GoVersion
+}

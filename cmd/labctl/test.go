@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"l4lab/lab"
+	"l4lab/lab/demo"
+	"l4lab/lab/probe"
+	"l4lab/topology"
+)
+
+func (a *app) testCommand() *cobra.Command {
+	var mode, output, junit, pcap string
+	cmd := &cobra.Command{
+		Use:   "test",
+		Short: "Prove the packet paths from captured packets; exit 1 when a check fails",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf("--output", output, "text", "json"); err != nil {
+				return err
+			}
+			if err := oneOf("--mode", mode, "dsr", "snat", "all"); err != nil {
+				return err
+			}
+			modes := []topology.Mode{topology.Mode(mode)}
+			if mode == "all" {
+				modes = []topology.Mode{topology.DSR, topology.SNAT}
+			}
+			l, err := a.existing(nil)
+			if err != nil {
+				return err
+			}
+			o := probe.Options{Modes: modes}
+			if output == "text" {
+				o.Progress = func(text string) { fmt.Fprintln(a.stderr, "  "+text) }
+			}
+			if pcap != "" {
+				if err := os.MkdirAll(pcap, 0o755); err != nil {
+					return fmt.Errorf("make the folder for captures: %w", err)
+				}
+				o.Pcapng = func(service uint32, mode topology.Mode) (io.WriteCloser, error) {
+					return os.Create(filepath.Join(pcap, fmt.Sprintf("service%d-%s.pcapng", service, mode)))
+				}
+			}
+			report, err := l.Test(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if junit != "" {
+				if err := writeJUnit(junit, report); err != nil {
+					return err
+				}
+			}
+			if output == "json" {
+				err = report.WriteJSON(a.stdout)
+			} else {
+				err = report.WriteText(a.stdout)
+			}
+			if err == nil && report.Failed() {
+				return &exitCode{exitFailure}
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&mode, "mode", "all", "dsr, snat or all")
+	f.StringVarP(&output, "output", "o", "text", "text or json")
+	f.StringVar(&junit, "junit", "", "write the result as JUnit XML to this file too")
+	f.StringVar(&pcap, "pcap", "", "keep the captures in this folder, one pcapng file a service and mode")
+	return cmd
+}
+
+func writeJUnit(path string, report probe.Report) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("write the JUnit report: %w", err)
+	}
+	if err := report.WriteJUnit(f); err != nil {
+		f.Close()
+		return fmt.Errorf("write the JUnit report: %w", err)
+	}
+	return f.Close()
+}
+
+func (a *app) demoCommand() *cobra.Command {
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "demo [FILE]",
+		Short: "Walk through the demo: a lab comes up, shows both paths, and goes away",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			t := topology.Default()
+			if len(args) == 1 {
+				if t, err = topology.Load(args[0]); err != nil {
+					return usageError{err}
+				}
+			}
+			// A name of its own: a lab that is up is not disturbed.
+			t.Name = "demo"
+			if a.name != "" {
+				t.Name = a.name
+			}
+			if err := checkName(t.Name); err != nil {
+				return err
+			}
+			o, err := a.options(nil)
+			if err != nil {
+				return err
+			}
+			l := lab.Open(t.Name, o)
+			if _, err := l.Topology(); err == nil {
+				return fmt.Errorf("lab %s is up already; `labctl down --name %s` first, or give the demo another --name", t.Name, t.Name)
+			}
+			err = demo.Run(cmd.Context(), l, t, a.stdout)
+			if keep {
+				return err
+			}
+			return a.takeAway(cmd.Context(), l, err)
+		},
+	}
+	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
+	return cmd
+}

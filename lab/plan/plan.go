@@ -1,0 +1,306 @@
+// Package plan compares the lab that is wanted with what exists and says what
+// is to be done: steps as plain values, each with its reason. `labctl up
+// --dry-run` prints exactly the list that `labctl up` carries out.
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"l4lab/agent/api"
+	"l4lab/lab/provider"
+	"l4lab/lab/role"
+	"l4lab/topology"
+)
+
+// Kind is what a step is about.
+type Kind string
+
+// The kinds of steps.
+const (
+	Switch  Kind = "switch"
+	Node    Kind = "node"
+	VIPs    Kind = "vip"
+	Decap   Kind = "decap"
+	Page    Kind = "page"
+	Routes  Kind = "route"
+	Agent   Kind = "agent"
+	Service Kind = "service"
+)
+
+// Action is what a step does with its subject.
+type Action string
+
+// The actions. A step whose action is Keep is listed and not carried out.
+const (
+	Create Action = "create"
+	Change Action = "change"
+	Remove Action = "remove"
+	Keep   Action = "unchanged"
+)
+
+// Step is one thing to do.
+type Step struct {
+	// ID is unique in a plan: "page/be1".
+	ID     string `json:"id"`
+	Kind   Kind   `json:"kind"`
+	Action Action `json:"action"`
+	// Machine is the node concerned, "" for the switch.
+	Machine string `json:"machine,omitempty"`
+	// Service is the service's number, 0 for steps that concern none.
+	Service uint32 `json:"service,omitempty"`
+	// Reason says why: "mtu 1500 -> 3000".
+	Reason string `json:"reason"`
+	// Needs are the IDs of steps that come first.
+	Needs []string `json:"needs,omitempty"`
+}
+
+// Wanted is the lab as it should be.
+type Wanted struct {
+	Topology topology.Topology
+	// Program is the SHA-256 of the agent's binary.
+	Program string
+}
+
+// Found is the lab as it is.
+type Found struct {
+	provider.Actual
+	// Services are those that the agent has; nil where no agent answers.
+	Services []api.Service
+}
+
+// ServiceOf returns what the agent is to be told of a service.
+func ServiceOf(t topology.Topology, s topology.Service) api.Service {
+	a := api.Service{ID: s.ID, Frontend: s.Frontend(), Protocol: string(s.Protocol), Mode: string(s.Mode), TableSize: s.TableSize}
+	if a.TableSize == 0 {
+		a.TableSize = topology.DefaultTableSize
+	}
+	for _, b := range s.Backends {
+		a.Backends = append(a.Backends, netip.AddrPortFrom(t.Nodes[b].Address, s.Port))
+	}
+	return a
+}
+
+// Build returns the steps, in an order in which they could run one by one.
+func Build(w Wanted, f Found) []Step {
+	b := builder{Wanted: w, Found: f}
+	b.sw()
+	for _, name := range w.Topology.MachineNames() {
+		b.node(name)
+	}
+	b.balancer()
+	for _, name := range w.Topology.Backends() {
+		b.backend(name)
+	}
+	b.client()
+	b.services()
+	b.leftovers()
+	return b.steps
+}
+
+// Changes returns the steps that do something.
+func Changes(steps []Step) []Step {
+	return slices.DeleteFunc(slices.Clone(steps), func(s Step) bool { return s.Action == Keep })
+}
+
+type builder struct {
+	Wanted
+	Found
+	steps []Step
+	// touched are machines that are made or changed: what stands on them is
+	// looked at again, since a new link or address may have swept it away.
+	touched map[string]bool
+}
+
+func (b *builder) add(s Step) { b.steps = append(b.steps, s) }
+
+const switchID = "switch"
+
+func nodeID(name string) string { return "node/" + name }
+
+func (b *builder) sw() {
+	s := Step{ID: switchID, Kind: Switch, Action: Keep, Reason: "as wanted"}
+	mtu := b.Topology.Switch.MTU
+	switch {
+	case b.Switch == nil:
+		s.Action, s.Reason = Create, fmt.Sprintf("%s switch, subnet %s, mtu %d", b.Topology.Switch.Type, b.Topology.Switch.Subnet, mtu)
+	case b.Switch.MTU != mtu:
+		s.Action, s.Reason = Change, fmt.Sprintf("mtu %d -> %d", b.Switch.MTU, mtu)
+	}
+	b.add(s)
+}
+
+func (b *builder) node(name string) {
+	s := Step{ID: nodeID(name), Kind: Node, Machine: name, Action: Keep, Reason: "as wanted", Needs: []string{switchID}}
+	m, exists := b.Machines[name]
+	switch {
+	case !exists:
+		address, _ := b.Topology.Address(name)
+		s.Action, s.Reason = Create, fmt.Sprintf("address %s/%d, mtu %d", address, b.Topology.Switch.Subnet.Bits(), b.Topology.Switch.MTU)
+	case len(m.Faults) > 0:
+		s.Action, s.Reason = Change, strings.Join(m.Faults, "; ")
+	}
+	if s.Action != Keep {
+		if b.touched == nil {
+			b.touched = map[string]bool{}
+		}
+		b.touched[name] = true
+	}
+	b.add(s)
+}
+
+// subject adds the step for something that has a spec.
+func (b *builder) subject(kind Kind, machine string, found role.Present, want string, needs ...string) {
+	s := Step{ID: string(kind) + "/" + machine, Kind: kind, Machine: machine, Action: Keep, Reason: "as wanted", Needs: append(needs, nodeID(machine))}
+	switch {
+	case found.Fault != "":
+		s.Action, s.Reason = Change, found.Fault+"; "+want
+	case found.Spec == "":
+		s.Action, s.Reason = Create, want
+	case found.Spec != want:
+		s.Action, s.Reason = Change, found.Spec+" -> "+want
+	case b.touched[machine]:
+		s.Action, s.Reason = Change, "its machine changes"
+	}
+	b.add(s)
+}
+
+// list adds the step for a set of addresses or routes.
+func list[T fmt.Stringer](b *builder, kind Kind, machine string, found, want []T) {
+	s := Step{ID: string(kind) + "/" + machine, Kind: kind, Machine: machine, Action: Keep, Reason: "as wanted", Needs: []string{nodeID(machine)}}
+	have, need := join(found), join(want)
+	switch {
+	case have == need && b.touched[machine] && need != "":
+		s.Action, s.Reason = Change, "its machine changes"
+		if len(found) == 0 {
+			s.Action = Create
+		}
+	case have == need:
+	case have == "":
+		s.Action, s.Reason = Create, need
+	case need == "":
+		s.Action, s.Reason = Remove, have
+	default:
+		s.Action, s.Reason = Change, have+" -> "+need
+	}
+	b.add(s)
+}
+
+func join[T fmt.Stringer](items []T) string {
+	s := make([]string, len(items))
+	for i, item := range items {
+		s[i] = item.String()
+	}
+	slices.Sort(s)
+	return strings.Join(s, ", ")
+}
+
+func (b *builder) balancer() {
+	lb := b.Topology.LoadBalancer()
+	want := role.Agent{Address: b.Topology.Nodes[lb].Address, Hash: b.Program}
+	b.subject(Agent, lb, b.Machines[lb].Facts.Agent, want.Spec())
+}
+
+func (b *builder) backend(name string) {
+	t, facts := b.Topology, b.Machines[name].Facts
+	n := t.Nodes[name]
+	list(b, VIPs, name, facts.VIPs, role.VIPsOf(t, name))
+	decap := role.Decap{Hook: role.HookOf(n.OS), Address: n.Address, Balancer: t.Nodes[t.LoadBalancer()].Address, Hash: b.Program}
+	b.subject(Decap, name, facts.Decap, decap.Spec())
+	page := role.PageOf(t, name)
+	page.Hash = b.Program
+	b.subject(Page, name, facts.Page, page.Spec())
+}
+
+func (b *builder) client() {
+	name := b.Topology.Client.Name
+	// A second address that a path validation lent it and was killed before it took back.
+	if lent := b.Machines[name].Facts.VIPs; len(lent) > 0 {
+		list(b, VIPs, name, lent, nil)
+	}
+	list(b, Routes, name, b.Machines[name].Facts.Routes, role.RoutesOf(b.Topology))
+}
+
+func (b *builder) services() {
+	lb := b.Topology.LoadBalancer()
+	found := map[uint32]api.Service{}
+	for _, s := range b.Services {
+		found[s.ID] = s
+	}
+	for _, s := range b.Topology.Services {
+		want := ServiceOf(b.Topology, s)
+		step := Step{ID: fmt.Sprintf("service/%d", s.ID), Kind: Service, Machine: lb, Service: s.ID, Action: Keep, Reason: "as wanted", Needs: b.needsOf(s)}
+		have, ok := found[s.ID]
+		switch {
+		case !ok:
+			step.Action, step.Reason = Create, describe(want)
+		case !same(have, want):
+			step.Action, step.Reason = Change, Difference(have, want)
+		}
+		delete(found, s.ID)
+		b.add(step)
+	}
+	var gone []uint32
+	for id := range found {
+		gone = append(gone, id)
+	}
+	slices.Sort(gone)
+	for _, id := range gone {
+		b.add(Step{ID: fmt.Sprintf("service/%d", id), Kind: Service, Machine: lb, Service: id, Action: Remove, Reason: "not in the topology", Needs: []string{"agent/" + lb}})
+	}
+}
+
+// needsOf says what must stand before a service may send traffic to it.
+func (b *builder) needsOf(s topology.Service) []string {
+	needs := []string{"agent/" + b.Topology.LoadBalancer()}
+	for _, name := range s.Backends {
+		needs = append(needs, "vip/"+name, "decap/"+name, "page/"+name)
+	}
+	return needs
+}
+
+// leftovers removes machines that the topology does not have. They go last:
+// until everything else stands, taking the change back leaves them whole.
+func (b *builder) leftovers() {
+	var needs []string
+	for _, s := range b.steps {
+		needs = append(needs, s.ID)
+	}
+	var gone []string
+	for name := range b.Machines {
+		if !slices.Contains(b.Topology.MachineNames(), name) {
+			gone = append(gone, name)
+		}
+	}
+	slices.SortFunc(gone, topology.CompareNatural)
+	for _, name := range gone {
+		b.add(Step{ID: nodeID(name), Kind: Node, Machine: name, Action: Remove, Reason: "not in the topology", Needs: needs})
+	}
+}
+
+func same(a, b api.Service) bool {
+	return a.Frontend == b.Frontend && a.Protocol == b.Protocol && a.Mode == b.Mode && a.TableSize == b.TableSize && join(a.Backends) == join(b.Backends)
+}
+
+func describe(s api.Service) string {
+	return fmt.Sprintf("%s/%s %s, backends %s", s.Frontend, s.Protocol, s.Mode, join(s.Backends))
+}
+
+// Difference says how a service that the agent has differs from the wanted one, "" when it does not.
+func Difference(have, want api.Service) string {
+	var parts []string
+	for _, d := range []struct{ name, have, want string }{
+		{"frontend", have.Frontend.String(), want.Frontend.String()},
+		{"protocol", have.Protocol, want.Protocol},
+		{"mode", have.Mode, want.Mode},
+		{"table size", fmt.Sprint(have.TableSize), fmt.Sprint(want.TableSize)},
+		{"backends", join(have.Backends), join(want.Backends)},
+	} {
+		if d.have != d.want {
+			parts = append(parts, fmt.Sprintf("%s %s -> %s", d.name, d.have, d.want))
+		}
+	}
+	return strings.Join(parts, "; ")
+}

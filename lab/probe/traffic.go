@@ -1,0 +1,196 @@
+package probe
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"l4lab/lab/capture"
+	"l4lab/lab/probe/evidence"
+	"l4lab/topology"
+)
+
+// parallel is how many connections are made at a time.
+const parallel = 8
+
+// exchange makes the plan's small requests: first each tuple once, then, when
+// those connections were seen to end, some of them again, and the pairs.
+func (p *pass) exchange(ctx context.Context, plan plan, r *recorder, e *Evidence) {
+	e.Exchanges = p.askAll(ctx, plan.once)
+	p.settle(ctx, r, e)
+	e.Exchanges = append(e.Exchanges, p.askAll(ctx, plan.again)...)
+	for _, pair := range plan.together {
+		e.Exchanges = append(e.Exchanges, p.askTogether(ctx, pair)...)
+	}
+}
+
+func (p *pass) askAll(ctx context.Context, clients []netip.AddrPort) []Exchange {
+	exchanges := make([]Exchange, len(clients))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, parallel)
+	for i, client := range clients {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			exchanges[i] = p.askTogether(ctx, [2]netip.AddrPort{client})[0]
+		})
+	}
+	wg.Wait()
+	return exchanges
+}
+
+// askTogether opens a connection from each client that is set, and asks once
+// all are open.
+func (p *pass) askTogether(ctx context.Context, clients [2]netip.AddrPort) []Exchange {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout,
+		fmt.Errorf("no answer within %s", p.options.Timeout))
+	defer cancel()
+	var exchanges []Exchange
+	var conns []net.Conn
+	for _, client := range clients {
+		if !client.IsValid() {
+			continue
+		}
+		x := Exchange{Client: client}
+		begun := time.Now()
+		conn, err := p.dial(ctx, client)
+		if err != nil {
+			x.Err, x.Took = err, time.Since(begun)
+		}
+		exchanges, conns = append(exchanges, x), append(conns, conn)
+	}
+	for i, conn := range conns {
+		if conn == nil {
+			continue
+		}
+		begun := time.Now()
+		if p.service.Protocol == topology.UDP {
+			exchanges[i].Answer, exchanges[i].Err = askUDP(conn)
+		} else {
+			exchanges[i].Answer, exchanges[i].Err = p.askTCP(conn)
+		}
+		exchanges[i].Took = time.Since(begun)
+	}
+	return exchanges
+}
+
+// dial connects from a client's address to the service. The connection ends
+// with the context's deadline.
+func (p *pass) dial(ctx context.Context, client netip.AddrPort) (net.Conn, error) {
+	conn, err := p.lab.DialClient(ctx, string(p.service.Protocol), client, p.service.Frontend())
+	if err != nil {
+		return nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+	}
+	return conn, nil
+}
+
+func (p *pass) askTCP(conn net.Conn) (Answer, error) {
+	var answer Answer
+	err := p.roundTrip(conn, http.MethodGet, "/whoami", nil, 0, func(r *http.Response) error {
+		return json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&answer)
+	})
+	return answer, err
+}
+
+// roundTrip makes one HTTP request on a connection of its own. The server
+// closes first, so that the client's port is free again at once.
+func (p *pass) roundTrip(conn net.Conn, method, path string, body io.Reader, length int64, read func(*http.Response) error) (err error) {
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	request, err := http.NewRequest(method, "http://"+p.service.Frontend().String()+path, body)
+	if err != nil {
+		return err
+	}
+	request.Close = true
+	request.ContentLength = length
+	if err := request.Write(conn); err != nil {
+		return fmt.Errorf("send %s %s: %w", method, path, err)
+	}
+	reader := bufio.NewReader(conn)
+	response, err := http.ReadResponse(reader, request)
+	if err != nil {
+		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
+	}
+	defer func() { err = errors.Join(err, response.Body.Close()) }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: status %s", method, path, response.Status)
+	}
+	if err := read(response); err != nil {
+		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
+	}
+	if _, err := io.Copy(io.Discard, reader); err != nil {
+		return fmt.Errorf("%s %s: wait for the server to close: %w", method, path, err)
+	}
+	return nil
+}
+
+func askUDP(conn net.Conn) (answer Answer, err error) {
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	// The text differs for each flow and time, so that the captures can tell
+	// the datagrams apart.
+	question := fmt.Sprintf("whoami %s %d\n", conn.LocalAddr(), time.Now().UnixNano())
+	if _, err := io.WriteString(conn, question); err != nil {
+		return Answer{}, fmt.Errorf("send a datagram: %w", err)
+	}
+	buffer := make([]byte, 1<<16)
+	n, err := conn.Read(buffer)
+	if err != nil {
+		return Answer{}, fmt.Errorf("wait for the answer to a datagram: %w", err)
+	}
+	if err := json.Unmarshal(buffer[:n], &answer); err != nil {
+		return Answer{}, fmt.Errorf("read the answer %q: %w", buffer[:n], err)
+	}
+	return answer, nil
+}
+
+// foreignTimeout is how long the balancer's own interface may take to show the
+// packet that is not for a service.
+const foreignTimeout = 2 * time.Second
+
+// sendForeign sends a packet for an address beside the VIP through the balancer.
+// Nobody answers there: it ends when the balancer's own interface has seen it.
+func (p *pass) sendForeign(ctx context.Context, plan plan, r *recorder, e *Evidence) {
+	ctx, cancel := context.WithTimeout(ctx, foreignTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		conn, err := p.lab.DialClient(ctx, string(p.service.Protocol), plan.foreign, e.Foreign.Dest)
+		if err != nil {
+			return // no answer is what is expected; the captures show whether a packet was sent
+		}
+		if p.service.Protocol == topology.UDP {
+			if _, err := io.WriteString(conn, "for nobody\n"); err != nil {
+				p.say("service %d, mode %s: send a datagram to %s: %v", p.service.ID, p.mode, e.Foreign.Dest, err)
+			}
+		}
+		if err := conn.Close(); err != nil {
+			p.say("service %d, mode %s: close the connection to %s: %v", p.service.ID, p.mode, e.Foreign.Dest, err)
+		}
+	})
+	own := capture.Place{Machine: p.topology.LoadBalancer()}
+	err := r.sessions[own].Wait(ctx, func(frames []capture.Frame) bool {
+		for _, packet := range evidence.Decode(own, frames) {
+			if packet.Dest() == e.Foreign.Dest {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		p.say("service %d, mode %s: the packet for %s was not seen: %v", p.service.ID, p.mode, e.Foreign.Dest, err)
+	}
+	cancel()
+	wg.Wait()
+}

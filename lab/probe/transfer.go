@@ -1,0 +1,104 @@
+package probe
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+const (
+	// transferTimeout bounds a large transfer.
+	transferTimeout = 60 * time.Second
+	// socketBuffer bounds what is under way of a transfer: a veth's queue
+	// holds 256 frames, and a frame lost there would not be the balancer's fault.
+	socketBuffer = 64 << 10
+	patternSeed  = 7
+)
+
+// pattern is what a backend's web server sends for /bytes: the first n bytes of
+// the ChaCha8 stream of math/rand/v2 (C2SP chacha8rand), keyed with the seed as 8
+// little-endian bytes and 24 zero bytes.
+func pattern(n int64, seed uint64) io.Reader {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	return io.LimitReader(rand.NewChaCha8(key), n)
+}
+
+func hashOf(r io.Reader) (sum string, n int64, err error) {
+	hash := sha256.New()
+	n, err = io.Copy(hash, r)
+	return hex.EncodeToString(hash.Sum(nil)), n, err
+}
+
+// transfer makes one large download and one large upload.
+func (p *pass) transfer(ctx context.Context, plan plan) []Transfer {
+	return []Transfer{p.download(ctx, plan.download), p.upload(ctx, plan.upload)}
+}
+
+func (p *pass) download(ctx context.Context, client netip.AddrPort) Transfer {
+	x := Transfer{Client: client, Bytes: p.options.TransferBytes}
+	var err error
+	if x.SentSum, _, err = hashOf(pattern(x.Bytes, patternSeed)); err != nil {
+		x.Err = fmt.Errorf("compute what must arrive: %w", err)
+		return x
+	}
+	begun := time.Now()
+	x.Err = p.large(ctx, client, func(conn net.Conn) error {
+		return p.roundTrip(conn, http.MethodGet, fmt.Sprintf("/bytes?n=%d&seed=%d", x.Bytes, patternSeed), nil, 0,
+			func(r *http.Response) (err error) {
+				x.ReceivedSum, x.ReceivedBytes, err = hashOf(r.Body)
+				return err
+			})
+	})
+	x.Took = time.Since(begun)
+	return x
+}
+
+func (p *pass) upload(ctx context.Context, client netip.AddrPort) Transfer {
+	x := Transfer{Upload: true, Client: client, Bytes: p.options.TransferBytes}
+	sent := sha256.New()
+	var got struct {
+		Bytes  int64  `json:"bytes"`
+		SHA256 string `json:"sha256"`
+	}
+	begun := time.Now()
+	x.Err = p.large(ctx, client, func(conn net.Conn) error {
+		body := io.TeeReader(pattern(x.Bytes, patternSeed+1), sent)
+		return p.roundTrip(conn, http.MethodPost, "/sink", body, x.Bytes, func(r *http.Response) error {
+			return json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&got)
+		})
+	})
+	x.Took = time.Since(begun)
+	x.SentSum = hex.EncodeToString(sent.Sum(nil))
+	x.ReceivedBytes, x.ReceivedSum = got.Bytes, got.SHA256
+	return x
+}
+
+// large runs a transfer on a connection that keeps little under way.
+func (p *pass) large(ctx context.Context, client netip.AddrPort, run func(net.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, transferTimeout)
+	defer cancel()
+	conn, err := p.dial(ctx, client)
+	if err != nil {
+		return err
+	}
+	if tcp, ok := conn.(interface {
+		SetReadBuffer(bytes int) error
+		SetWriteBuffer(bytes int) error
+	}); ok {
+		if err := errors.Join(tcp.SetReadBuffer(socketBuffer), tcp.SetWriteBuffer(socketBuffer)); err != nil {
+			return errors.Join(fmt.Errorf("bound the socket's buffers: %w", err), conn.Close())
+		}
+	}
+	return run(conn)
+}

@@ -1,0 +1,385 @@
+// Package netns provides labs on one Linux machine: every node is a named
+// network namespace, the switch a bridge in a namespace of its own, and the
+// data path is the kernel's, XDP in native mode. Nothing of the host's network
+// is touched, and labs share nothing, so that several run side by side with
+// the same addresses.
+//
+// Namespaces are named LAB-NODE, so that `ip netns exec l4lb-client …` works.
+// Each bears a mark on its loopback (`ip link show lo`: alias) that names the
+// lab's folder; what bears no such mark is never changed or removed.
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"l4lab/lab/capture"
+	"l4lab/lab/provider"
+	"l4lab/lab/state"
+	"l4lab/topology"
+)
+
+// Name is the provider's name in --provider.
+const Name = "netns"
+
+// maxMTU is the largest MTU at which native XDP without frags attaches to a
+// veth with a standard page (measured on 6.18: 3506 works, 3510 does not).
+const maxMTU = 3506
+
+// maxMark is how many bytes an interface's alias holds (IFALIASZ without its 0).
+const maxMark = 255
+
+// switchName is the namespace that holds the bridge; no node may be named so.
+const switchName = "switch"
+
+// New returns the provider.
+func New() provider.Driver {
+	return provider.Driver{
+		Name:         Name,
+		Capabilities: provider.Capabilities{Emulates: []topology.OS{topology.Windows}, MaxMTU: maxMTU},
+		Provider:     &namespaces{probes: kernelProbes{}, pushing: &sync.Mutex{}},
+	}
+}
+
+type namespaces struct {
+	probes  Probes
+	pushing *sync.Mutex
+}
+
+func namespaceName(lab, machine string) string { return lab + "-" + machine }
+
+// markOf returns what a machine's loopback bears. An alias holds 255 bytes.
+func markOf(lab provider.Lab, machine string) (string, error) {
+	mark := "labctl " + lab.Dir + " " + machine
+	if len(mark) > maxMark {
+		return "", fmt.Errorf("the state folder's path is too long for an ownership mark (%d of %d bytes): %s; set LABCTL_STATE_DIR to a shorter one",
+			len(mark), maxMark, lab.Dir)
+	}
+	return mark, nil
+}
+
+func pinsOf(lab provider.Lab) string  { return filepath.Join(lab.Dir, "bpf") }
+func storeOf(lab provider.Lab) string { return filepath.Join(lab.Dir, "store") }
+
+// openOwn opens a machine's namespace: fs.ErrNotExist when there is none,
+// provider.ErrForeign when the one of that name is not this lab's.
+func openOwn(lab provider.Lab, machine string) (namespace, error) {
+	mark, err := markOf(lab, machine)
+	if err != nil {
+		return namespace{}, err
+	}
+	ns, err := open(namespaceName(lab.Topology.Name, machine))
+	if err != nil {
+		return namespace{}, err
+	}
+	found, err := ns.markOf()
+	if err == nil && found != mark {
+		err = fmt.Errorf("namespace %s %w (its mark is %q, expected %q); use another --name, or remove it with `ip netns delete %s`",
+			ns.name, provider.ErrForeign, found, mark, ns.name)
+	}
+	if err != nil {
+		ns.close()
+		return namespace{}, err
+	}
+	return ns, nil
+}
+
+// ensureNamespace opens a machine's namespace or makes it.
+func ensureNamespace(ctx context.Context, lab provider.Lab, machine string, settings []setting) (namespace, error) {
+	ns, err := openOwn(lab, machine)
+	if err == nil {
+		err = ns.do(func() error {
+			for _, s := range settings {
+				if err := writeSetting(s); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return ns, err
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return namespace{}, err
+	}
+	name := namespaceName(lab.Topology.Name, machine)
+	// A labctl killed between making the name and binding it leaves an empty
+	// file that names nothing.
+	if st, err := os.Lstat(filepath.Join(runDir, name)); err == nil && st.Mode().IsRegular() && st.Size() == 0 {
+		if err := os.Remove(filepath.Join(runDir, name)); err != nil {
+			return namespace{}, fmt.Errorf("remove the empty name %s: %w", name, err)
+		}
+	}
+	mark, err := markOf(lab, machine)
+	if err != nil {
+		return namespace{}, err
+	}
+	ns, err = createNamespace(name, mark, settings)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return ns, err
+	}
+	// Another lab went meanwhile, the last one, and took the folder with it.
+	if err := ensureRunDir(ctx); err != nil {
+		return namespace{}, err
+	}
+	return createNamespace(name, mark, settings)
+}
+
+// settingsOf returns the sysctls of a machine's namespace.
+func settingsOf(t topology.Topology, machine string) []setting {
+	var s []setting
+	// Without addresses of its own IPv6 would only add noise to captures.
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+		s = append(s, setting{"ipv6/conf/all/disable_ipv6", "1"}, setting{"ipv6/conf/default/disable_ipv6", "1"})
+	}
+	// The host's defaults, which a new namespace may inherit, must not decide.
+	s = append(s, setting{"ipv4/conf/all/rp_filter", "0"}, setting{"ipv4/conf/default/rp_filter", "0"})
+	switch t.Nodes[machine].Role {
+	case topology.RoleLoadBalancer:
+		// 32768-65535 is the SNAT pool: the balancer's own connections keep off it.
+		s = append(s, setting{"ipv4/ip_local_port_range", "1024 32767"})
+	case topology.RoleBackend:
+		// The VIP on lo must neither be announced nor be used to ask for others.
+		s = append(s, setting{"ipv4/conf/all/arp_ignore", "1"}, setting{"ipv4/conf/all/arp_announce", "2"})
+	}
+	return s
+}
+
+// neighboursOf returns whom a machine sends frames to.
+func neighboursOf(t topology.Topology, machine string) []netip.Addr {
+	lb := t.Nodes[t.LoadBalancer()].Address
+	var to []netip.Addr
+	switch {
+	case machine == t.Client.Name:
+		to = []netip.Addr{lb}
+	case t.Nodes[machine].Role == topology.RoleBackend:
+		to = []netip.Addr{lb, t.Client.Address}
+	default:
+		to = append(to, t.Client.Address)
+		for _, b := range t.Backends() {
+			to = append(to, t.Nodes[b].Address)
+		}
+	}
+	return to
+}
+
+// EnsureSwitch implements provider.Provider.
+func (p *namespaces) EnsureSwitch(ctx context.Context, lab provider.Lab) error {
+	if err := ensureRunDir(ctx); err != nil {
+		return fmt.Errorf("switch: %w", err)
+	}
+	for _, dir := range []string{pinsOf(lab), storeOf(lab)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("switch: %w", err)
+		}
+	}
+	if dir := pinsOf(lab); !isBPFFS(dir) {
+		if err := unix.Mount("bpf", dir, "bpf", 0, "mode=0700"); err != nil {
+			return fmt.Errorf("switch: mount bpffs at %s: %w", dir, err)
+		}
+	}
+	ns, err := ensureNamespace(ctx, lab, switchName, settingsOf(lab.Topology, switchName))
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	h, err := ns.netlink()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if _, err := ensureBridge(h, lab.Topology.Switch.MTU); err != nil {
+		return fmt.Errorf("switch: %w", err)
+	}
+	return nil
+}
+
+// EnsureNode implements provider.Provider.
+func (p *namespaces) EnsureNode(ctx context.Context, lab provider.Lab, name string) error {
+	t := lab.Topology
+	address, ok := t.Address(name)
+	if !ok {
+		return fmt.Errorf("%s: the topology has no such machine", name)
+	}
+	sw, err := openOwn(lab, switchName)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer sw.close()
+	node, err := ensureNamespace(ctx, lab, name, settingsOf(t, name))
+	if err != nil {
+		return err
+	}
+	defer node.close()
+	err = plug(sw, node, t, name, address, func() error { return p.reset(ctx, lab, name) })
+	if err != nil {
+		return fmt.Errorf("%s (%s): %w", name, address, err)
+	}
+	return nil
+}
+
+// reset clears what a machine had before its interface was made anew: daemons
+// that still run in a namespace without a name, programs attached to a link
+// that is gone, and the records of both.
+func (p *namespaces) reset(ctx context.Context, lab provider.Lab, name string) error {
+	dir := state.NodeDir(lab.Dir, name)
+	if _, err := os.Stat(dir); err == nil {
+		if err := endAllUnder(ctx, dir); err != nil {
+			return err
+		}
+		if err := errors.Join(os.RemoveAll(filepath.Join(pinsOf(lab), name)), os.RemoveAll(dir)); err != nil {
+			return fmt.Errorf("clear its folder: %w", err)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make its folder: %w", err)
+	}
+	return nil
+}
+
+// plug connects a machine to the switch and addresses it.
+func plug(sw, node namespace, t topology.Topology, name string, address netip.Addr, reset func() error) error {
+	hs, err := sw.netlink()
+	if err != nil {
+		return err
+	}
+	defer hs.Close()
+	hn, err := node.netlink()
+	if err != nil {
+		return err
+	}
+	defer hn.Close()
+	prt := port{machine: name, mac: macOf(address), mtu: t.Switch.MTU, hairpins: t.Nodes[name].Role == topology.RoleLoadBalancer}
+	if _, err := hn.LinkByName(interfaceName); errors.As(err, &netlink.LinkNotFoundError{}) {
+		if err := unplug(hs, name); err != nil { // a cable whose other end is gone
+			return err
+		}
+		if err := reset(); err != nil {
+			return err
+		}
+		if err := connect(hs, node, prt); err != nil {
+			return err
+		}
+	}
+	if err := ensurePort(sw, hs, prt); err != nil {
+		return err
+	}
+	return ensureInterface(hn, netip.PrefixFrom(address, t.Switch.Subnet.Bits()), t.Switch.MTU, neighboursOf(t, name))
+}
+
+// unplug removes a machine's port from the switch, and with it the machine's interface.
+func unplug(sw *netlink.Handle, name string) error {
+	link, err := sw.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = sw.LinkDel(link)
+	}
+	if err != nil {
+		return fmt.Errorf("remove port %s: %w", name, err)
+	}
+	return nil
+}
+
+// RemoveNode implements provider.Provider.
+func (p *namespaces) RemoveNode(ctx context.Context, lab provider.Lab, name string) error {
+	ns, err := openOwn(lab, name)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return err
+	}
+	var errs *multierror.Error
+	dir := state.NodeDir(lab.Dir, name)
+	errs = multierror.Append(errs, endAllUnder(ctx, dir))
+	if sw, err := openOwn(lab, switchName); err == nil {
+		if h, err := sw.netlink(); err == nil {
+			errs = multierror.Append(errs, unplug(h, name))
+			h.Close()
+		}
+		sw.close()
+	}
+	if !missing {
+		ns.close()
+		errs = multierror.Append(errs, deleteName(namespaceName(lab.Topology.Name, name)))
+	}
+	errs = multierror.Append(errs, os.RemoveAll(filepath.Join(pinsOf(lab), name)), os.RemoveAll(dir))
+	return errs.ErrorOrNil()
+}
+
+// Destroy implements provider.Provider.
+func (p *namespaces) Destroy(ctx context.Context, lab provider.Lab) error {
+	var errs *multierror.Error
+	errs = multierror.Append(errs, endAllUnder(ctx, lab.Dir))
+	found, err := names(lab.Topology.Name)
+	errs = multierror.Append(errs, err)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	slots := make(chan struct{}, 4)
+	for _, name := range found {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			ns, err := openOwn(lab, strings.TrimPrefix(name, lab.Topology.Name+"-"))
+			if err == nil {
+				ns.close()
+				err = deleteName(name)
+			}
+			if err != nil && !errors.Is(err, provider.ErrForeign) && !errors.Is(err, fs.ErrNotExist) {
+				mu.Lock()
+				errs = multierror.Append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if dir := pinsOf(lab); isBPFFS(dir) {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			errs = multierror.Append(errs, fmt.Errorf("unmount %s: %w", dir, err))
+		}
+	}
+	errs = multierror.Append(errs, releaseRunDir(ctx))
+	return errs.ErrorOrNil()
+}
+
+// Machine implements provider.Provider.
+func (p *namespaces) Machine(lab provider.Lab, name string) (provider.Machine, error) {
+	if !slices.Contains(lab.Topology.MachineNames(), name) {
+		return provider.Machine{}, fmt.Errorf("lab %s has no machine %q; it has %s", lab.Topology.Name, name, strings.Join(lab.Topology.MachineNames(), ", "))
+	}
+	g := nsGuest{name: namespaceName(lab.Topology.Name, name), machine: name, dir: state.NodeDir(lab.Dir, name), store: storeOf(lab), pushing: p.pushing}
+	return provider.Machine{Guest: g, System: system{g, filepath.Join(pinsOf(lab), name)}}, nil
+}
+
+// Capture implements provider.Provider.
+func (p *namespaces) Capture(_ context.Context, lab provider.Lab, place capture.Place) (*capture.Session, error) {
+	machine, link := place.Machine, interfaceName
+	if place.Port {
+		machine, link = switchName, place.Machine
+	}
+	ns, err := openOwn(lab, machine)
+	if err != nil {
+		return nil, fmt.Errorf("capture at %s: %w", place, err)
+	}
+	defer ns.close()
+	var session *capture.Session
+	err = ns.do(func() (err error) {
+		session, err = capture.Start(link, capture.Options{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("capture at %s: %w", place, err)
+	}
+	return session, nil
+}

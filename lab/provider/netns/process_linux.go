@@ -1,0 +1,250 @@
+package netns
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+
+	"l4lab/lab/state"
+)
+
+// daemon is a process that labctl started in a node and that outlives it: what
+// stands in the node's folder, enough to know the process again and to tell it
+// from another one that got its pid.
+type daemon struct {
+	Name string   `json:"name"`
+	Spec string   `json:"spec"`
+	Argv []string `json:"argv"`
+	PID  int      `json:"pid"`
+	// Start is the process's start time in clock ticks since boot (field 22 of
+	// /proc/PID/stat); with Boot it makes a pid unique.
+	Start uint64 `json:"start"`
+	Boot  string `json:"boot"`
+}
+
+func daemonFile(dir, name string) string { return filepath.Join(dir, name+".json") }
+func logFile(dir, name string) string    { return filepath.Join(dir, name+".log") }
+
+// startDaemon starts a process in a namespace, in a session of its own, its
+// output in the node's folder.
+func startDaemon(ns namespace, dir, name, spec string, argv []string) (daemon, error) {
+	log, err := os.OpenFile(logFile(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return daemon{}, fmt.Errorf("open the log of %s: %w", name, err)
+	}
+	defer log.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := ns.do(cmd.Start); err != nil {
+		return daemon{}, fmt.Errorf("start %s: %w", strings.Join(argv, " "), err)
+	}
+	d := daemon{Name: name, Spec: spec, Argv: argv, PID: cmd.Process.Pid}
+	if d.Boot, err = bootID(); err == nil {
+		d.Start, err = startTime(d.PID)
+	}
+	if err == nil {
+		var data []byte
+		if data, err = json.Marshal(d); err == nil {
+			err = state.WriteFile(daemonFile(dir, name), data, 0o600)
+		}
+	}
+	if errors.Is(err, os.ErrProcessDone) {
+		cmd.Wait()
+		return daemon{}, fmt.Errorf("%s ended at once (%s); its last words:\n%s", name, cmd.ProcessState, tail(logFile(dir, name), 2000))
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return daemon{}, fmt.Errorf("remember %s (pid %d): %w", name, d.PID, err)
+	}
+	go cmd.Wait() // reap it, should it end before labctl does
+	return d, nil
+}
+
+// readDaemon returns what is remembered of a daemon; fs.ErrNotExist when nothing is.
+func readDaemon(dir, name string) (daemon, error) {
+	data, err := os.ReadFile(daemonFile(dir, name))
+	if err != nil {
+		return daemon{}, err
+	}
+	var d daemon
+	if err := json.Unmarshal(data, &d); err != nil {
+		return daemon{}, fmt.Errorf("read %s: %w", daemonFile(dir, name), err)
+	}
+	return d, nil
+}
+
+// alive says whether the very process still runs; a zombie does not.
+func (d daemon) alive() bool {
+	boot, err := bootID()
+	if err != nil || boot != d.Boot {
+		return false
+	}
+	start, err := startTime(d.PID)
+	return err == nil && start == d.Start
+}
+
+// stop ends the daemon, first asking, and forgets it.
+func (d daemon) stop(ctx context.Context, dir string, patience time.Duration) error {
+	pidfd, err := unix.PidfdOpen(d.PID, 0)
+	if err == nil {
+		defer unix.Close(pidfd)
+		// The identity is checked after the pidfd is open: from here on it
+		// cannot come to mean another process.
+		if d.alive() {
+			err = end(ctx, pidfd, patience)
+		}
+	} else if errors.Is(err, unix.ESRCH) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("end %s (pid %d): %w", d.Name, d.PID, err)
+	}
+	if err := os.Remove(daemonFile(dir, d.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// end sends SIGTERM, and SIGKILL when patience is over, and waits for the end.
+func end(ctx context.Context, pidfd int, patience time.Duration) error {
+	if patience > 0 {
+		if err := unix.PidfdSendSignal(pidfd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		if gone, err := waitEnd(ctx, pidfd, patience); gone || err != nil {
+			return err
+		}
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	gone, err := waitEnd(ctx, pidfd, 5*time.Second)
+	if err == nil && !gone {
+		err = errors.New("still there 5 s after SIGKILL: it hangs in the kernel; see /proc/PID/stack")
+	}
+	return err
+}
+
+// waitEnd waits until the process is gone; a pidfd becomes readable then.
+func waitEnd(ctx context.Context, pidfd int, d time.Duration) (bool, error) {
+	deadline := time.Now().Add(d)
+	for {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		left := min(time.Until(deadline), 50*time.Millisecond)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, max(int(left.Milliseconds()), 0))
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return false, err
+		}
+		if n > 0 {
+			return true, nil
+		}
+		if time.Now().After(deadline) {
+			return false, nil
+		}
+	}
+}
+
+// endAllUnder kills every process whose program lies under a folder, whether
+// or not it is remembered: a labctl that was killed may have started it and
+// not written it down. A program in the lab's own folder is the lab's.
+func endAllUnder(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return fmt.Errorf("list processes: %w", err)
+	}
+	prefix := dir + string(filepath.Separator)
+	var errs *multierror.Error
+	var pidfds []int
+	defer func() {
+		for _, fd := range pidfds {
+			unix.Close(fd)
+		}
+	}()
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !strings.HasPrefix(programOf(pid), prefix) {
+			continue
+		}
+		pidfd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		pidfds = append(pidfds, pidfd)
+		if !strings.HasPrefix(programOf(pid), prefix) {
+			continue // another process got the pid before the pidfd was open
+		}
+		if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = multierror.Append(errs, fmt.Errorf("end process %d: %w", pid, err))
+			continue
+		}
+	}
+	for _, fd := range pidfds {
+		if gone, err := waitEnd(ctx, fd, 5*time.Second); err != nil || !gone {
+			errs = multierror.Append(errs, fmt.Errorf("a process under %s is still there 5 s after SIGKILL: %w", dir, errors.Join(err, os.ErrDeadlineExceeded)))
+		}
+	}
+	return errs.ErrorOrNil()
+}
+
+func programOf(pid int) string {
+	target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return ""
+	}
+	return target
+}
+
+func bootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data)), err
+}
+
+// startTime returns field 22 of /proc/PID/stat. The second field, the name,
+// may hold blanks and brackets; the last bracket ends it.
+func startTime(pid int) (uint64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(data[max(strings.LastIndexByte(string(data), ')'), 0):]), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return 0, fmt.Errorf("read /proc/%d/stat: %q is not of its form", pid, data)
+	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		return 0, os.ErrProcessDone
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// tail returns the end of a file, for error texts.
+func tail(path string, limit int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > limit {
+		f.Seek(-limit, io.SeekEnd)
+	}
+	data, _ := io.ReadAll(f)
+	return strings.TrimSpace(string(data))
+}
