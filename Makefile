@@ -1,0 +1,48 @@
+# The two commands that matter: `make demo` shows the lab at work, `make test`
+# runs everything. Both want root, since they make network namespaces; `make
+# test` without root runs what needs none and says what it left out.
+
+GO ?= go
+
+# A working tree whose git cannot be asked (no git, no commit yet, a folder of
+# another user) is built without the revision in its binaries.
+BUILDVCS := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || echo -buildvcs=false)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint generate check-generated bench clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25
+
+build: ## build bin/labctl and bin/lbagent, both static; needs Go alone
+	CGO_ENABLED=0 $(GO) build -trimpath $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
+
+demo: build ## bring the five-machine lab up, walk through SNAT and DSR, take it down
+	bin/labctl demo
+
+test: ## run the unit, data-path and end-to-end tests, installing what they need
+	scripts/test.sh
+
+# GOOS would have `go tool` build the linter itself for the other system, so it is
+# built for this one and then told.
+lint: ## gofmt, and vet and staticcheck for Linux and for Windows
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	GOOS=linux $(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
+	GOOS=linux $$($(GO) tool -n staticcheck) ./...
+	GOOS=windows $$($(GO) tool -n staticcheck) ./...
+
+generate: ## compile bpf/*.c with clang-19 and write the Go types
+	scripts/install-deps.sh generate
+	$(GO) generate ./bpf
+
+check-generated: ## fail when a committed eBPF object is not what its source gives
+	scripts/install-deps.sh generate
+	bpf/check-generated.sh
+
+bench: build ## compare with ip -batch, a bare MAC swap and a bare encapsulation
+	scripts/install-deps.sh test
+	scripts/bench.sh
+
+clean: ## remove what make built
+	rm -rf bin

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Runs everything: unit tests, data-path tests on the kernel, the end-to-end
+# suite on network namespaces. As root it installs what is missing, and a test
+# that skips for want of root is a failure; without root it runs what needs
+# none and ends with a list of what was left out.
+#
+#   scripts/test.sh [ARGUMENT OF go test…]     default: ./...
+#
+# The last line is "N passed, N failed, N skipped".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+notes=()
+race=(-race)
+if ((EUID == 0)); then
+	scripts/install-deps.sh build test
+else
+	missing=$(scripts/install-deps.sh build 2>&1) || {
+		race=()
+		notes+=(-note "the race detector: $missing")
+	}
+	missing=$(scripts/install-deps.sh test 2>&1) ||
+		notes+=(-note "tests that use these tools: $missing")
+fi
+if ((${#race[@]})); then
+	# The race detector is a C library; nothing else here needs cgo.
+	export CGO_ENABLED=1
+fi
+
+make --no-print-directory build CGO_ENABLED=0
+# Built beforehand: `go run` would turn every exit code into 1.
+lines=$(mktemp -d)
+trap 'rm -rf "$lines"' EXIT
+CGO_ENABLED=0 go build -buildvcs=false -o "$lines/testlines" ./scripts/testlines
+
+if (($# == 0)); then
+	set -- ./...
+fi
+status=0
+go test "${race[@]}" -count=1 -timeout 20m -json "$@" </dev/null | "$lines/testlines" "${notes[@]}" || status=$?
+exit "$status"
