@@ -67,7 +67,9 @@ func (f *fakeAgent) Counters(context.Context) (Counters, error) {
 	return Counters{Drops: map[string]uint64{"no_backend": 3}}, f.note("counters")
 }
 
-func (f *fakeAgent) Neighbours(context.Context) ([]Neighbour, error) { return nil, f.note("neighbours") }
+func (f *fakeAgent) Neighbours(context.Context) ([]Neighbour, error) {
+	return nil, f.note("neighbours")
+}
 
 func (f *fakeAgent) RefreshNeighbour(_ context.Context, a netip.Addr) (Neighbour, error) {
 	return Neighbour{Address: a, MAC: "02:00:00:00:00:01"}, f.note("refresh %s", a)

@@ -107,13 +107,19 @@ func (m *Maps) DeleteService(key ServiceKey) error {
 		absentIsFine(m.maps.Services.Delete(key.wire())))
 }
 
-// Backend reads the backend of an id; ok is false when the id is free.
-func (m *Maps) Backend(id uint32) (b Backend, ok bool, err error) {
-	var w bpf.LBBackend
-	if err := m.maps.Backends.Lookup(id, &w); err != nil {
-		return Backend{}, false, fmt.Errorf("read backend %d from the map backends: %w", id, err)
+// Backends reads all backends by id.
+func (m *Maps) Backends() (map[uint32]Backend, error) {
+	all, err := readArray[bpf.LBBackend](m.maps.Backends)
+	if err != nil {
+		return nil, fmt.Errorf("read the map backends: %w", err)
 	}
-	return backendFromWire(w), w.Address != 0, nil
+	backends := make(map[uint32]Backend)
+	for id, w := range all {
+		if w.Address != 0 {
+			backends[uint32(id)] = backendFromWire(w)
+		}
+	}
+	return backends, nil
 }
 
 // PutBackend writes a backend under an id that was free; its counters start at 0.

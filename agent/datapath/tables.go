@@ -7,6 +7,20 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+// Slots returns the slots that have a Maglev table.
+func (m *Maps) Slots() ([]uint32, error) {
+	var slots []uint32
+	var slot uint32
+	err := m.maps.Maglev.NextKey(nil, &slot)
+	for ; err == nil; err = m.maps.Maglev.NextKey(slot, &slot) {
+		slots = append(slots, slot)
+	}
+	if !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, fmt.Errorf("read the keys of the map maglev: %w", err)
+	}
+	return slots, nil
+}
+
 // Table reads the Maglev table of a slot, nil when there is none.
 func (m *Maps) Table(slot uint32) ([]uint32, error) {
 	var inner *ebpf.Map
@@ -18,7 +32,7 @@ func (m *Maps) Table(slot uint32) ([]uint32, error) {
 		return nil, fmt.Errorf("read slot %d of the map maglev: %w", slot, err)
 	}
 	defer inner.Close()
-	table, err := readTable(inner)
+	table, err := readArray[uint32](inner)
 	if err != nil {
 		return nil, fmt.Errorf("read the Maglev table of slot %d: %w", slot, err)
 	}
@@ -71,9 +85,9 @@ func writeTable(array *ebpf.Map, values []uint32) error {
 	return nil
 }
 
-// readTable reads an array map.
-func readTable(array *ebpf.Map) ([]uint32, error) {
-	values := make([]uint32, array.MaxEntries())
+// readArray reads an array map, in one system call where there are batches.
+func readArray[V any](array *ebpf.Map) ([]V, error) {
+	values := make([]V, array.MaxEntries())
 	keys := make([]uint32, len(values))
 	var cursor ebpf.MapBatchCursor
 	n, err := array.BatchLookup(&cursor, keys, values, nil)
@@ -85,7 +99,7 @@ func readTable(array *ebpf.Map) ([]uint32, error) {
 	}
 	for i := range values {
 		if err := array.Lookup(uint32(i), &values[i]); err != nil {
-			return nil, fmt.Errorf("slot %d: %w", i, err)
+			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
 	}
 	return values, nil

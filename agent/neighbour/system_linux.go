@@ -94,8 +94,14 @@ func entryOf(n netlink.Neigh) Entry {
 
 // Resolve sets NTF_USE, with which the kernel treats the entry as if it sent a
 // packet: it asks where it knows nothing, and asks again where it is not sure.
+// An entry that somebody has set needs no asking, and NTF_USE would unset it: the
+// kernel takes NUD_PERMANENT off (__neigh_update in net/core/neighbour.c).
 func (s system) Resolve(nextHop netip.Addr) error {
-	err := netlink.NeighSet(&netlink.Neigh{
+	set, err := s.isSet(nextHop)
+	if err != nil || set {
+		return err
+	}
+	err = netlink.NeighSet(&netlink.Neigh{
 		LinkIndex: s.index,
 		Family:    netlink.FAMILY_V4,
 		Flags:     netlink.NTF_USE,
@@ -110,20 +116,30 @@ func (s system) Resolve(nextHop netip.Addr) error {
 // Forget sets the entry's state to NUD_NONE. Deleting it would do too, but the
 // kernel announces that as a failure, and the MAC in the map shall stay meanwhile.
 func (s system) Forget(nextHop netip.Addr) error {
-	list, err := s.list()
-	if err != nil {
+	set, err := s.isSet(nextHop)
+	if err != nil || set {
 		return err
 	}
-	for _, n := range list {
-		if a, _ := netip.AddrFromSlice(n.IP.To4()); a != nextHop || n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0 {
-			continue // another one, or one that somebody has set
-		}
-		none := netlink.Neigh{LinkIndex: s.index, Family: netlink.FAMILY_V4, State: netlink.NUD_NONE, IP: n.IP}
-		if err := netlink.NeighSet(&none); err != nil {
-			return fmt.Errorf("forget the MAC of %s: %w", nextHop, err)
-		}
+	none := netlink.Neigh{LinkIndex: s.index, Family: netlink.FAMILY_V4, State: netlink.NUD_NONE, IP: net.IP(nextHop.AsSlice())}
+	if err := netlink.NeighSet(&none); err != nil {
+		return fmt.Errorf("forget the MAC of %s: %w", nextHop, err)
 	}
 	return nil
+}
+
+// isSet says whether somebody has set the entry by hand, so that the kernel
+// neither asks for it nor lets it age.
+func (s system) isSet(nextHop netip.Addr) (bool, error) {
+	list, err := s.list()
+	if err != nil {
+		return false, err
+	}
+	for _, n := range list {
+		if a, _ := netip.AddrFromSlice(n.IP.To4()); a == nextHop {
+			return n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0, nil
+		}
+	}
+	return false, nil
 }
 
 // resyncDelay gathers changes of routes and addresses, which come in bursts.

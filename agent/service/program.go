@@ -14,19 +14,24 @@ import (
 
 // readActual learns from the maps which services there are, and the numbers
 // that they use. What does not fit together is taken as far as it goes and
-// marked stale: program makes it right.
+// marked stale: program makes it right. What an agent left that died between
+// two writes, and nobody refers to, is removed.
 func (m *Manager) readActual() error {
 	m.actual = make(map[uint32]programmed)
 	services, err := m.store.Services()
 	if err != nil {
 		return err
 	}
+	backends, err := m.store.Backends()
+	if err != nil {
+		return err
+	}
 	for _, key := range m.desiredFirst(services) {
 		entry := services[key]
-		if _, twice := m.actual[entry.ID]; twice || entry.ID == 0 {
+		if _, twice := m.actual[entry.ID]; twice || entry.ID == 0 || m.slots.used[entry.Slot] {
 			// An agent died between writing a service's new frontend and
 			// removing the old one, or somebody else wrote here.
-			m.log.Warn("removing a service entry without a number of its own", "frontend", key, "id", entry.ID)
+			m.log.Warn("removing a service entry without a number or slot of its own", "frontend", key, "id", entry.ID)
 			if err := m.store.DeleteService(key); err != nil {
 				return err
 			}
@@ -36,13 +41,53 @@ func (m *Manager) readActual() error {
 		if err != nil {
 			return err
 		}
-		p := programmed{key: key, entry: entry, ids: make(map[netip.AddrPort]uint32)}
-		if err := m.readBackends(&p, table); err != nil {
-			return err
-		}
+		p := programmed{key: key, entry: entry, ids: m.backendsOf(table, backends, key.Protocol)}
 		p.stale = !p.consistent(table)
 		m.slots.take(entry.Slot)
 		m.actual[entry.ID] = p
+	}
+	return m.removeLeftovers(backends)
+}
+
+// backendsOf returns the backends that a table names.
+func (m *Manager) backendsOf(table []uint32, backends map[uint32]datapath.Backend, protocol datapath.Protocol) map[netip.AddrPort]uint32 {
+	ids := make(map[netip.AddrPort]uint32)
+	for _, id := range table {
+		b, ok := backends[id]
+		if !ok || b.Protocol != protocol || m.backendIDs.used[id] {
+			continue
+		}
+		if _, twice := ids[b.Address]; !twice {
+			ids[b.Address] = id
+		}
+	}
+	for _, id := range ids {
+		m.backendIDs.take(id)
+	}
+	return ids
+}
+
+// removeLeftovers frees the slots and ids that no service uses.
+func (m *Manager) removeLeftovers(backends map[uint32]datapath.Backend) error {
+	slots, err := m.store.Slots()
+	if err != nil {
+		return err
+	}
+	for _, slot := range slots {
+		if m.slots.used[slot] {
+			continue
+		}
+		if err := m.store.DeleteTable(slot); err != nil {
+			return err
+		}
+	}
+	for id := range backends {
+		if m.backendIDs.used[id] {
+			continue
+		}
+		if err := m.store.DeleteBackend(id); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -57,29 +102,6 @@ func (m *Manager) desiredFirst(services map[datapath.ServiceKey]datapath.Service
 		return 1
 	}
 	return slices.SortedFunc(maps.Keys(services), func(a, b datapath.ServiceKey) int { return rank(a) - rank(b) })
-}
-
-// readBackends collects the backends that a table names.
-func (m *Manager) readBackends(p *programmed, table []uint32) error {
-	seen := make(map[uint32]bool)
-	for _, id := range table {
-		if seen[id] || id == 0 || id >= m.store.Limits().Backends {
-			continue
-		}
-		seen[id] = true
-		b, ok, err := m.store.Backend(id)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue
-		}
-		m.backendIDs.take(id)
-		if _, twice := p.ids[b.Address]; !twice {
-			p.ids[b.Address] = id
-		}
-	}
-	return nil
 }
 
 // consistent says whether the table in the map is the one that the backends give.
@@ -103,14 +125,16 @@ func (m *Manager) program(ctx context.Context, s api.Service) error {
 		!have.stale && sameBackends(have.ids, s.Backends) {
 		return nil
 	}
-	if !exists {
-		slot, ok := m.slots.allot()
-		if !ok {
-			return tooMany("id", "services", m.store.Limits().Services)
+	if exists && have.key.Protocol != want.key.Protocol {
+		// Its backends cannot be shared for a moment, so nothing is: the
+		// service of the one protocol goes, that of the other comes.
+		if err := m.remove(s.ID); err != nil {
+			return err
 		}
-		have = programmed{key: want.key, entry: datapath.Service{ID: s.ID, Slot: slot, TableSize: want.entry.TableSize}}
-		if err := m.store.ClearServiceTraffic(slot); err != nil {
-			m.slots.free(slot)
+		have, exists = programmed{}, false
+	}
+	if !exists {
+		if have, err = m.prepare(want); err != nil {
 			return err
 		}
 	}
@@ -121,7 +145,8 @@ func (m *Manager) program(ctx context.Context, s api.Service) error {
 		if !exists {
 			m.slots.free(have.entry.Slot)
 		}
-		return errors.Join(err, m.dropBackends(ids, have.ids))
+		m.dropBackends(ids, have.ids)
+		return err
 	}
 	// From here on the table may name any of them, so none is free.
 	merged := have
@@ -135,13 +160,28 @@ func (m *Manager) program(ctx context.Context, s api.Service) error {
 	}
 	want.ids = ids
 	m.actual[s.ID] = want
-	return m.dropBackends(have.ids, ids)
+	m.dropBackends(have.ids, ids)
+	return nil
+}
+
+// prepare gives a new service its slot.
+func (m *Manager) prepare(want programmed) (programmed, error) {
+	slot, ok := m.slots.allot()
+	if !ok {
+		return programmed{}, tooMany("id", "services", m.store.Limits().Services)
+	}
+	if err := m.store.ClearServiceTraffic(slot); err != nil {
+		m.slots.free(slot)
+		return programmed{}, err
+	}
+	want.entry.Slot = slot
+	return want, nil
 }
 
 // switchOver replaces the Maglev table and the service entry. They are two
 // writes: a packet between them takes the entry's size and the other's table,
-// so the larger table must be in place first, and stay until the smaller size
-// is written. Its slots all name backends that are there.
+// so a larger table must be in place first, and stay until no entry has its
+// size. Its slots all name backends that are there.
 func (m *Manager) switchOver(have programmed, exists bool, want programmed, ids map[netip.AddrPort]uint32) error {
 	table, err := tableOf(ids, want.key.Protocol, want.entry.TableSize)
 	if err != nil {
@@ -149,13 +189,14 @@ func (m *Manager) switchOver(have programmed, exists bool, want programmed, ids 
 	}
 	writeTable := func() error { return m.store.PutTable(want.entry.Slot, table) }
 	writeEntry := func() error { return m.store.PutService(want.key, want.entry) }
-	steps := []func() error{writeTable, writeEntry}
-	if exists && want.entry.TableSize < have.entry.TableSize {
-		steps = []func() error{writeEntry, writeTable}
-	}
+	deleteOld := func() error { return nil }
 	moved := exists && have.key != want.key
 	if moved {
-		steps = append(steps, func() error { return m.store.DeleteService(have.key) })
+		deleteOld = func() error { return m.store.DeleteService(have.key) }
+	}
+	steps := []func() error{writeTable, writeEntry, deleteOld}
+	if exists && want.entry.TableSize < have.entry.TableSize {
+		steps = []func() error{writeEntry, deleteOld, writeTable}
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -189,18 +230,20 @@ func (m *Manager) writeBackends(have map[netip.AddrPort]uint32, backends []netip
 	return ids, nil
 }
 
-// dropBackends removes those of have that are not in keep.
-func (m *Manager) dropBackends(have, keep map[netip.AddrPort]uint32) error {
+// dropBackends frees the ids of those of have that are not in keep. Nobody
+// refers to them any more, so one that cannot be removed now harms nobody: it
+// keeps its id, and the next agent's start removes it.
+func (m *Manager) dropBackends(have, keep map[netip.AddrPort]uint32) {
 	for _, b := range slices.SortedFunc(maps.Keys(have), netip.AddrPort.Compare) {
 		if id, kept := keep[b]; kept && id == have[b] {
 			continue
 		}
 		if err := m.store.DeleteBackend(have[b]); err != nil {
-			return err
+			m.log.Warn("could not remove a backend that no service has", "backend", b, "id", have[b], "error", err)
+			continue
 		}
 		m.backendIDs.free(have[b])
 	}
-	return nil
 }
 
 // remove takes a service out of the maps: first its entry, so that no packet
@@ -216,9 +259,7 @@ func (m *Manager) remove(id uint32) error {
 	if err := m.store.DeleteTable(have.entry.Slot); err != nil {
 		return err
 	}
-	if err := m.dropBackends(have.ids, nil); err != nil {
-		return err
-	}
+	m.dropBackends(have.ids, nil)
 	m.slots.free(have.entry.Slot)
 	delete(m.actual, id)
 	return nil

@@ -32,9 +32,10 @@ type Store interface {
 	PutService(datapath.ServiceKey, datapath.Service) error
 	DeleteService(datapath.ServiceKey) error
 	ClearServiceTraffic(slot uint32) error
-	Backend(id uint32) (b datapath.Backend, ok bool, err error)
+	Backends() (map[uint32]datapath.Backend, error)
 	PutBackend(id uint32, b datapath.Backend) error
 	DeleteBackend(id uint32) error
+	Slots() ([]uint32, error)
 	Table(slot uint32) ([]uint32, error)
 	PutTable(slot uint32, table []uint32) error
 	DeleteTable(slot uint32) error

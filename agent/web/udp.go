@@ -23,21 +23,22 @@ type datagrams struct {
 // answer serves until the socket is closed; it always returns an error.
 func (d *datagrams) answer(identity Identity, log *slog.Logger) error {
 	buffer := make([]byte, datagramSize)
+	failures := 0
 	for {
 		n, peer, local, err := d.read(buffer)
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
 		if err != nil {
-			// An ICMP error for an answer of ours surfaces here (Windows);
-			// the socket is fine.
-			var timeout net.Error
-			if errors.As(err, &timeout) {
-				log.Warn("datagram", "error", err)
-				continue
+			// Some systems report an ICMP error for an answer of ours here; the
+			// socket is fine then.
+			if failures++; failures > 100 {
+				return fmt.Errorf("receive, 100 times in a row: %w", err)
 			}
-			return fmt.Errorf("receive: %w", err)
+			log.Warn("datagram", "error", err)
+			continue
 		}
+		failures = 0
 		text, err := json.Marshal(Whoami{identity, peerOf(peer)})
 		if err != nil {
 			return fmt.Errorf("write whoami: %w", err)

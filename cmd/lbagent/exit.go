@@ -30,10 +30,13 @@ func exitCode(err error) int {
 		usage   usageError
 		option  *web.OptionError
 		refusal *api.Error
+		coded   interface{ ExitCode() int }
 	)
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &coded):
+		return coded.ExitCode()
 	case errors.Is(err, datapath.ErrUnsupported), errors.Is(err, datapath.ErrPermission), errors.Is(err, fs.ErrPermission):
 		return exitUnsupported
 	case errors.As(err, &usage), errors.As(err, &option):

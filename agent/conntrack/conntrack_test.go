@@ -1,0 +1,276 @@
+package conntrack
+
+import (
+	"io"
+	"iter"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"l4lab/agent/api"
+	"l4lab/agent/datapath"
+)
+
+// fakeTable is the data path's tables in memory. before, if set, is called
+// right before each look at a single flow: a packet that comes just then.
+type fakeTable struct {
+	config datapath.Config
+	conns  map[datapath.Flow]datapath.Conn
+	nats   map[datapath.Flow]datapath.NAT
+	before func()
+}
+
+func newFakeTable() *fakeTable {
+	config := datapath.DefaultConfig()
+	config.Address = netip.MustParseAddr("20.1.1.1")
+	return &fakeTable{config: config, conns: make(map[datapath.Flow]datapath.Conn), nats: make(map[datapath.Flow]datapath.NAT)}
+}
+
+func (f *fakeTable) Config() (datapath.Config, error) { return f.config, nil }
+
+func (f *fakeTable) Conns() iter.Seq2[datapath.FlowConn, error] {
+	return func(yield func(datapath.FlowConn, error) bool) {
+		for flow, c := range maps.Clone(f.conns) {
+			if !yield(datapath.FlowConn{Flow: flow, Conn: c}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (f *fakeTable) Conn(flow datapath.Flow) (datapath.Conn, bool, error) {
+	if f.before != nil {
+		f.before()
+	}
+	c, ok := f.conns[flow]
+	return c, ok, nil
+}
+
+func (f *fakeTable) DeleteConn(flow datapath.Flow) error {
+	delete(f.conns, flow)
+	return nil
+}
+
+func (f *fakeTable) NATs() iter.Seq2[datapath.FlowNAT, error] {
+	return func(yield func(datapath.FlowNAT, error) bool) {
+		for flow, n := range maps.Clone(f.nats) {
+			if !yield(datapath.FlowNAT{Flow: flow, NAT: n}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (f *fakeTable) NAT(flow datapath.Flow) (datapath.NAT, bool, error) {
+	n, ok := f.nats[flow]
+	return n, ok, nil
+}
+
+func (f *fakeTable) DeleteNAT(flow datapath.Flow) error {
+	delete(f.nats, flow)
+	return nil
+}
+
+var (
+	client  = netip.MustParseAddrPort("20.1.1.100:40000")
+	vip     = netip.MustParseAddrPort("40.1.1.1:80")
+	backend = netip.MustParseAddrPort("20.1.1.10:80")
+	tcpFlow = datapath.Flow{Source: client, Dest: vip, Protocol: datapath.TCP}
+	udpFlow = datapath.Flow{Source: client, Dest: vip, Protocol: datapath.UDP}
+	// reply is the way back of tcpFlow with NAT port 40000.
+	reply = datapath.Flow{Source: backend, Dest: netip.MustParseAddrPort("20.1.1.1:40000"), Protocol: datapath.TCP}
+)
+
+// now is a time of the data path's clock, long after boot.
+const now = 100 * time.Hour
+
+// conn was seen an age ago.
+func conn(mode datapath.Mode, flags datapath.FlowFlags, age time.Duration) datapath.Conn {
+	c := datapath.Conn{LastSeen: now - age, Backend: backend, Mode: mode, Flags: flags, ServiceID: 1}
+	if mode == datapath.SNAT {
+		c.NATPort = 40000
+	}
+	return c
+}
+
+func TestLifetimesAreTheDataPathsOwn(t *testing.T) {
+	const established, syn, closing, nonTCP = 8000 * time.Second, 60 * time.Second, 10 * time.Second, 60 * time.Second
+	for _, c := range []struct {
+		name  string
+		flow  datapath.Flow
+		mode  datapath.Mode
+		flags datapath.FlowFlags
+		want  time.Duration
+	}{
+		{"a SYN alone", tcpFlow, datapath.DSR, 0, syn},
+		{"an established flow", tcpFlow, datapath.DSR, datapath.SeenNonSYN, established},
+		{"the client's FIN in DSR, where the backend's is not seen", tcpFlow, datapath.DSR, datapath.SeenNonSYN | datapath.RxClosing, closing},
+		{"the client's FIN in SNAT", tcpFlow, datapath.SNAT, datapath.SeenNonSYN | datapath.RxClosing, established},
+		{"the backend's FIN in SNAT", tcpFlow, datapath.SNAT, datapath.SeenNonSYN | datapath.TxClosing, established},
+		{"both FINs in SNAT", tcpFlow, datapath.SNAT, datapath.SeenNonSYN | datapath.RxClosing | datapath.TxClosing, closing},
+		{"a reset", tcpFlow, datapath.SNAT, datapath.SeenNonSYN | datapath.Reset, closing},
+		{"UDP", udpFlow, datapath.SNAT, 0, nonTCP},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table := newFakeTable()
+			sweep := func(age time.Duration) bool {
+				table.conns[c.flow] = conn(c.mode, c.flags, age)
+				if _, _, err := newSweeper(table, now).Sweep(); err != nil {
+					t.Fatal(err)
+				}
+				_, alive := table.conns[c.flow]
+				return alive
+			}
+			if !sweep(c.want) {
+				t.Errorf("it was swept at the age of %s", c.want)
+			}
+			if sweep(c.want + time.Nanosecond) {
+				t.Errorf("it was not swept after the age of %s", c.want)
+			}
+		})
+	}
+}
+
+func TestListDescribesFlows(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		flow  datapath.Flow
+		conn  datapath.Conn
+		state api.ConnectionState
+	}{
+		{"active", tcpFlow, conn(datapath.DSR, datapath.SeenNonSYN, time.Second), api.Active},
+		{"active when its last packet came after the clock was read", tcpFlow, conn(datapath.DSR, 0, -time.Millisecond), api.Active},
+		{"idle", tcpFlow, conn(datapath.DSR, datapath.SeenNonSYN, 10*time.Second), api.Idle},
+		{"closing", tcpFlow, conn(datapath.SNAT, datapath.SeenNonSYN|datapath.TxClosing, time.Second), api.Closing},
+		{"closing rather than idle", tcpFlow, conn(datapath.SNAT, datapath.SeenNonSYN|datapath.RxClosing, time.Minute), api.Closing},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table := newFakeTable()
+			table.conns[c.flow] = c.conn
+			list, err := List(table, 1, now)
+			if err != nil || len(list) != 1 {
+				t.Fatalf("got %v, %v", list, err)
+			}
+			if list[0].State != c.state {
+				t.Errorf("state %s, want %s", list[0].State, c.state)
+			}
+			if snat := c.conn.Mode == datapath.SNAT; (list[0].TxBytes != nil) != snat || (list[0].NATPort != 0) != snat {
+				t.Errorf("in mode %s: tx %v, port %d", c.conn.Mode, list[0].TxBytes, list[0].NATPort)
+			}
+		})
+	}
+}
+
+func TestListLeavesOutTheDeadAndOtherServices(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.DSR, 0, time.Hour)
+	table.conns[udpFlow] = conn(datapath.DSR, 0, time.Second)
+	list, err := List(table, 0, now)
+	if err != nil || len(list) != 1 || list[0].Protocol != "udp" || list[0].IdleFor != 1 {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	if list, _ := List(table, 2, now); len(list) != 0 || list == nil {
+		t.Errorf("service 2 got %#v", list)
+	}
+}
+
+func TestSweepTakesTheWayBackAlong(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
+	swept, backends, err := newSweeper(table, now).Sweep()
+	if err != nil || swept.Expired != 1 || len(backends) != 0 {
+		t.Errorf("got %+v, %v, %v", swept, backends, err)
+	}
+	if len(table.conns)+len(table.nats) != 0 {
+		t.Errorf("left: %v %v", table.conns, table.nats)
+	}
+}
+
+func TestSweepLeavesAWayBackThatAnotherFlowHas(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
+	other := netip.MustParseAddrPort("20.1.1.101:40000")
+	table.nats[reply] = datapath.NAT{Client: other, VIP: vip}
+	table.conns[datapath.Flow{Source: other, Dest: vip, Protocol: datapath.TCP}] = conn(datapath.SNAT, datapath.SeenNonSYN, 0)
+	if _, _, err := newSweeper(table, now).Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if len(table.nats) != 1 || len(table.conns) != 1 {
+		t.Errorf("left: %v %v", table.conns, table.nats)
+	}
+}
+
+func TestFlowThatSpeaksDuringTheSweepLives(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
+	table.before = func() { table.conns[tcpFlow] = conn(datapath.SNAT, 0, 0) }
+	swept, backends, err := newSweeper(table, now).Sweep()
+	if err != nil || swept.Expired != 0 || !backends[backend.Addr()] {
+		t.Errorf("got %+v, %v, %v", swept, backends, err)
+	}
+	if len(table.conns) != 1 || len(table.nats) != 1 {
+		t.Errorf("left: %v %v", table.conns, table.nats)
+	}
+}
+
+func TestOrphanIsSweptAfterItsGrace(t *testing.T) {
+	table := newFakeTable()
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
+	at := now
+	s := NewSweeper(table, func() time.Duration { return at }, quiet())
+	for _, step := range []struct {
+		at   time.Duration
+		left int
+	}{{now, 1}, {now + OrphanGrace - 1, 1}, {now + OrphanGrace, 0}} {
+		at = step.at
+		if _, _, err := s.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+		if len(table.nats) != step.left {
+			t.Errorf("at %s: %d left, want %d", step.at-now, len(table.nats), step.left)
+		}
+	}
+}
+
+func TestOrphanWhoseFlowComesBackLives(t *testing.T) {
+	table := newFakeTable()
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
+	at := now
+	s := NewSweeper(table, func() time.Duration { return at }, quiet())
+	sweep := func() {
+		t.Helper()
+		if _, _, err := s.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep()
+	at += OrphanGrace / 2
+	table.conns[tcpFlow] = datapath.Conn{LastSeen: at, Backend: backend, NATPort: 40000, Mode: datapath.SNAT}
+	sweep()
+	delete(table.conns, tcpFlow)
+	at += OrphanGrace / 2
+	sweep() // an orphan again, from now on
+	if len(table.nats) != 1 {
+		t.Error("its grace did not begin anew")
+	}
+}
+
+func TestSweepNamesTheBackendsOfLivingFlows(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.DSR, datapath.SeenNonSYN, time.Minute)
+	_, backends, err := newSweeper(table, now).Sweep()
+	if got := slices.Collect(maps.Keys(backends)); err != nil || !slices.Equal(got, []netip.Addr{backend.Addr()}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func newSweeper(table Table, at time.Duration) *Sweeper {
+	return NewSweeper(table, func() time.Duration { return at }, quiet())
+}
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
