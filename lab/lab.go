@@ -53,6 +53,9 @@ type Event struct {
 // ErrNotUp is matched by errors about a lab that is not there.
 var ErrNotUp = errors.New("lab is not up")
 
+// ErrUnknownProvider is matched by errors about a provider's name.
+var ErrUnknownProvider = errors.New("unknown provider")
+
 // Lab is a handle on one lab.
 type Lab struct {
 	name    string
@@ -87,7 +90,7 @@ func (l *Lab) driver(name string) (provider.Driver, error) {
 		}
 		names = append(names, d.Name)
 	}
-	return provider.Driver{}, fmt.Errorf("unknown provider %q; there is %s", name, strings.Join(names, ", "))
+	return provider.Driver{}, fmt.Errorf("%w: %q; there is %s", ErrUnknownProvider, name, strings.Join(names, ", "))
 }
 
 // running is a lab that is remembered, with its provider.

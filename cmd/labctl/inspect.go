@@ -83,20 +83,26 @@ func mark(ok bool) string {
 }
 
 func (a *app) execCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "exec NODE -- CMD [ARG…]",
 		Short: "Run a command in a node; its exit code and streams pass through",
-		Args:  cobra.MinimumNArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if _, argv := splitExec(args); len(argv) == 0 {
+				return errors.New("exec takes a node and a command: labctl exec NODE -- CMD [ARG…]")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			node, argv := splitExec(args)
 			l, err := a.existing(nil)
 			if err != nil {
 				return err
 			}
-			m, err := l.Machine(args[0])
+			m, err := l.Machine(node)
 			if err != nil {
 				return err
 			}
-			err = m.Guest.Run(cmd.Context(), guest.Command{Argv: args[1:], Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr})
+			err = m.Guest.Run(cmd.Context(), guest.Command{Argv: argv, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr})
 			var exit *guest.ExitError
 			if errors.As(err, &exit) {
 				return &exitCode{exit.Code}
@@ -104,6 +110,21 @@ func (a *app) execCommand() *cobra.Command {
 			return err
 		},
 	}
+	// What follows the node is the command's, flags included.
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+// splitExec takes "NODE -- CMD…" or "NODE CMD…" apart.
+func splitExec(args []string) (node string, argv []string) {
+	if len(args) == 0 {
+		return "", nil
+	}
+	argv = args[1:]
+	if len(argv) > 0 && argv[0] == "--" {
+		argv = argv[1:]
+	}
+	return args[0], argv
 }
 
 func (a *app) logsCommand() *cobra.Command {

@@ -94,7 +94,7 @@ func (a *app) codeOf(err error) int {
 		return code.code
 	case errors.As(err, &broken):
 		return exitInterrupted
-	case !a.started, errors.As(err, &usage), errors.As(err, &faults):
+	case !a.started, errors.As(err, &usage), errors.As(err, &faults), errors.Is(err, lab.ErrUnknownProvider):
 		return exitUsage
 	case errors.As(err, &missing), errors.Is(err, os.ErrPermission):
 		return exitMissing

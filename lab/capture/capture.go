@@ -81,10 +81,10 @@ type Options struct {
 	MaxBytes int
 }
 
-// Defaults of Options: a 10 MB transfer fits the ring even when nobody reads
-// for its whole duration.
+// Defaults of Options. The ring holds what a link of 1 Gbit/s carries in 60 ms,
+// longer than a reader is kept waiting even on a busy machine.
 const (
-	DefaultRingBytes = 16 << 20
+	DefaultRingBytes = 8 << 20
 	DefaultMaxBytes  = 512 << 20
 )
 

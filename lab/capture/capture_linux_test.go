@@ -38,7 +38,9 @@ func inNamespace(t *testing.T) {
 	if err := netlink.LinkAdd(veth); err != nil {
 		t.Fatalf("add veth: %v", err)
 	}
-	for _, name := range []string{"a", "b"} {
+	// The end that is set up last can send at once; the other one only after
+	// the kernel's link watch has run, and loses until then what is sent.
+	for _, name := range []string{"b", "a"} {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			t.Fatal(err)

@@ -3,7 +3,6 @@ package plan_test
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -144,7 +143,7 @@ func TestPlanOfALabThatIsAsWanted(t *testing.T) {
 }
 
 // edit changes a machine of what was found.
-func edit(f plan.Found, machine string, change func(m *provider.MachineState)) {
+func edit(f *plan.Found, machine string, change func(m *provider.MachineState)) {
 	m := f.Machines[machine]
 	change(&m)
 	f.Machines[machine] = m
@@ -160,14 +159,14 @@ func TestPlanOfAChange(t *testing.T) {
 		// want changes the topology that is wanted, found what is there of the
 		// demo as it was; program is another hash than the one that runs.
 		want    func(t *topology.Topology)
-		found   func(f plan.Found)
+		found   func(f *plan.Found)
 		program string
 		changes []string
 	}{
 		{
 			name: "another mtu changes the switch, and routes keep room for the outer header",
 			want: func(t *topology.Topology) { t.Switch.MTU = 3000 },
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "client", func(m *provider.MachineState) { m.Faults = []string{"mtu 1500 -> 3000", "port mtu 1500 -> 3000"} })
 			},
 			changes: []string{
@@ -183,7 +182,7 @@ func TestPlanOfAChange(t *testing.T) {
 				n.Address = addr("20.1.1.33")
 				t.Nodes["be3"] = n
 			},
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "be3", func(m *provider.MachineState) { m.Faults = []string{"address 20.1.1.30/24 -> 20.1.1.33/24"} })
 			},
 			changes: []string{
@@ -205,7 +204,7 @@ func TestPlanOfAChange(t *testing.T) {
 				delete(t.Nodes, "be4")
 				t.Services[0].Backends = []string{"be1"}
 			},
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "lb", func(m *provider.MachineState) { m.Faults = []string{"address 20.1.1.1/24 -> 20.1.1.2/24"} })
 				for _, name := range []string{"be2", "be3", "be4"} {
 					delete(f.Machines, name)
@@ -242,7 +241,7 @@ func TestPlanOfAChange(t *testing.T) {
 		},
 		{
 			name: "several that are gone go in order of their numbers",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				f.Machines["x10"], f.Machines["x9"] = provider.MachineState{}, provider.MachineState{}
 			},
 			changes: []string{"remove node/x9: not in the topology", "remove node/x10: not in the topology"},
@@ -293,7 +292,7 @@ func TestPlanOfAChange(t *testing.T) {
 				t.Services[0].Port = 8080
 				t.Services[0].Backends = []string{"be1"}
 			},
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				f.Services[0].Backends = f.Services[0].Backends[:1]
 				for _, name := range []string{"be2", "be3", "be4"} {
 					edit(f, name, func(m *provider.MachineState) { m.Facts.VIPs = nil })
@@ -317,10 +316,11 @@ func TestPlanOfAChange(t *testing.T) {
 			},
 		},
 		{
-			name:    "services that are gone are removed in order of their numbers",
-			found:   func(f plan.Found) {},
-			want:    func(t *topology.Topology) { t.Services[0].ID = 5; t.Services[0].VIP = addr("40.1.1.5") },
-			changes: nil, // filled in below: it is the longest
+			name: "services that are gone are removed, in order of their numbers",
+			found: func(f *plan.Found) {
+				f.Services = append([]api.Service{{ID: 10}, {ID: 9}}, f.Services...)
+			},
+			changes: []string{"remove service/9: not in the topology", "remove service/10: not in the topology"},
 		},
 		{
 			name: "another program restarts everything that was made from the old one", program: strings.Repeat("f", 64),
@@ -330,7 +330,7 @@ func TestPlanOfAChange(t *testing.T) {
 				}
 				t.Services[0].Backends = []string{"be1"}
 			},
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				for _, name := range []string{"be2", "be3", "be4"} {
 					delete(f.Machines, name)
 				}
@@ -344,36 +344,39 @@ func TestPlanOfAChange(t *testing.T) {
 		},
 		{
 			name: "a web server that exited is started again",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "be2", func(m *provider.MachineState) { m.Facts.Page = role.Present{PID: 200, Fault: "exited"} })
 			},
 			changes: []string{"change page/be2: exited; be2 windows 20.1.1.20 tcp 80 udp - program 0123456789ab"},
 		},
 		{
 			name: "an agent that exited is started again and told its services again",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "lb", func(m *provider.MachineState) { m.Facts.Agent = role.Present{PID: 100, Fault: "exited"} })
-				f.Services[0] = api.Service{ID: 9} // nobody answers; emptied below
+				f.Services = nil // nobody answers
 			},
-			changes: nil, // filled in below
+			changes: []string{
+				"change agent/lb: exited; address 20.1.1.1 program 0123456789ab",
+				"create service/1: 40.1.1.1:80/tcp dsr, backends 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80",
+			},
 		},
 		{
 			name: "an agent whose program is detached is started again",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "lb", func(m *provider.MachineState) { m.Facts.Agent.Fault = "its program is detached" })
 			},
 			changes: []string{"change agent/lb: its program is detached; address 20.1.1.1 program 0123456789ab"},
 		},
 		{
 			name: "a decapsulation program that was detached is attached again",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "be3", func(m *provider.MachineState) { m.Facts.Decap = role.Present{} })
 			},
 			changes: []string{"create decap/be3: tc address 20.1.1.30 balancer 20.1.1.1 program 0123456789ab"},
 		},
 		{
 			name:  "a machine that is missing is made again with all that stands on it",
-			found: func(f plan.Found) { delete(f.Machines, "be1") },
+			found: func(f *plan.Found) { delete(f.Machines, "be1") },
 			changes: []string{
 				"create node/be1: address 20.1.1.10/24, mtu 1500",
 				"create vip/be1: 40.1.1.1",
@@ -383,7 +386,7 @@ func TestPlanOfAChange(t *testing.T) {
 		},
 		{
 			name: "what stands on a machine that changes is looked at again",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "be1", func(m *provider.MachineState) { m.Faults = []string{"eth0 is missing"} })
 				edit(f, "client", func(m *provider.MachineState) { m.Faults = []string{"eth0 is down"} })
 				edit(f, "lb", func(m *provider.MachineState) { m.Faults = []string{"neighbours: 1 missing, 0 wrong, 0 too many"} })
@@ -401,7 +404,7 @@ func TestPlanOfAChange(t *testing.T) {
 		},
 		{
 			name: "a VIP that somebody took off comes back, one that somebody added goes",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "be1", func(m *provider.MachineState) { m.Facts.VIPs = nil })
 				edit(f, "be2", func(m *provider.MachineState) { m.Facts.VIPs = append(m.Facts.VIPs, addr("40.9.9.9")) })
 			},
@@ -409,32 +412,133 @@ func TestPlanOfAChange(t *testing.T) {
 		},
 		{
 			name: "a route that somebody removed comes back",
-			found: func(f plan.Found) {
+			found: func(f *plan.Found) {
 				edit(f, "client", func(m *provider.MachineState) { m.Facts.Routes = nil })
 			},
 			changes: []string{"create route/client: 40.1.1.1 via 20.1.1.1 mtu 1480"},
 		},
 		{
 			name:    "a switch that is missing is made again",
-			found:   nil,
-			changes: nil, // filled in below
+			found:   func(f *plan.Found) { f.Switch = nil },
+			changes: []string{"create switch: internal switch, subnet 20.1.1.0/24, mtu 1500"},
 		},
 	}
 	for _, c := range cases {
-		switch c.name {
-		case "services that are gone are removed in order of their numbers":
-			c.found = func(f plan.Found) {
-				for _, name := range []string{"be1", "be2", "be3", "be4"} {
-					edit(f, name, func(m *provider.MachineState) { m.Facts.VIPs = []netip.Addr{addr("40.1.1.5")} })
-				}
-				edit(f, "client", func(m *provider.MachineState) {
-					m.Facts.Routes = []role.Route{{Destination: addr("40.1.1.5"), Via: addr("20.1.1.1"), MTU: 1480}}
-				})
+		t.Run(c.name, func(t *testing.T) {
+			found := asWanted(topology.Default())
+			if c.found != nil {
+				c.found(&found)
 			}
-		}
-		_ = maps.Keys[map[string]int]
-		t.Run(c.name, func(t *testing.T) {})
+			want := plan.Wanted{Topology: topology.Default(), Program: program}
+			if c.want != nil {
+				c.want(&want.Topology)
+			}
+			if c.program != "" {
+				want.Program = c.program
+			}
+			steps := plan.Build(want, found)
+			sound(t, steps)
+			equal(t, short(plan.Changes(steps)), c.changes)
+		})
 	}
 }
 
-func TestJSON(t *testing.T) { _ = json.Marshal }
+// What a service sends to must stand before it does: else the first packets
+// would meet a backend that drops them.
+func TestServiceNeedsAllThatItsBackendsNeed(t *testing.T) {
+	top := topology.Default()
+	top.Services[0].Backends = []string{"be4", "be1"}
+	steps := plan.Build(plan.Wanted{Topology: top, Program: program}, plan.Found{})
+	last := steps[len(steps)-1]
+	want := []string{"agent/lb", "decap/be1", "decap/be4", "page/be1", "page/be4", "vip/be1", "vip/be4"}
+	if got := slices.Sorted(slices.Values(last.Needs)); last.ID != "service/1" || !slices.Equal(got, want) {
+		t.Errorf("%s needs %v, want service/1 to need %v", last.ID, got, want)
+	}
+}
+
+// A machine that goes takes with it what cannot be brought back, so all else
+// must have succeeded before.
+func TestRemovalOfAMachineNeedsEverythingElse(t *testing.T) {
+	found := asWanted(topology.Default())
+	found.Machines["old"] = provider.MachineState{}
+	steps := plan.Build(plan.Wanted{Topology: topology.Default(), Program: program}, found)
+	last := steps[len(steps)-1]
+	if last.ID != "node/old" || last.Action != plan.Remove {
+		t.Fatalf("the last step is %s %s", last.Action, last.ID)
+	}
+	for _, s := range steps[:len(steps)-1] {
+		if !slices.Contains(last.Needs, s.ID) {
+			t.Errorf("the removal does not need %s", s.ID)
+		}
+	}
+}
+
+// Maps are walked in any order; the plan must not be.
+func TestPlanIsTheSameEachTime(t *testing.T) {
+	top := topology.Default()
+	top.Services[0].Backends = []string{"be3"}
+	build := func() string {
+		found := asWanted(topology.Default())
+		for i := range uint32(20) {
+			found.Machines[fmt.Sprintf("old%d", i)] = provider.MachineState{}
+			found.Services = append(found.Services, api.Service{ID: 100 + i})
+		}
+		data, err := json.Marshal(plan.Build(plan.Wanted{Topology: top, Program: program}, found))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	first := build()
+	for range 20 {
+		if again := build(); again != first {
+			t.Fatalf("two plans of the same lab:\n%s\n%s", first, again)
+		}
+	}
+}
+
+// Scripts read `labctl up --dry-run -o json`: names and omissions are a promise.
+func TestJSON(t *testing.T) {
+	cases := []struct {
+		name string
+		step plan.Step
+		want string
+	}{
+		{
+			"the switch has no machine, service or needs",
+			plan.Step{ID: "switch", Kind: plan.Switch, Action: plan.Keep, Reason: "as wanted"},
+			`{"id":"switch","kind":"switch","action":"unchanged","reason":"as wanted"}`,
+		},
+		{
+			"a service has all",
+			plan.Step{ID: "service/7", Kind: plan.Service, Action: plan.Create, Machine: "lb", Service: 7, Reason: "why", Needs: []string{"agent/lb"}},
+			`{"id":"service/7","kind":"service","action":"create","machine":"lb","service":7,"reason":"why","needs":["agent/lb"]}`,
+		},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := json.Marshal(c.step)
+			if err != nil || string(got) != c.want {
+				t.Errorf("%s, %v; want %s", got, err, c.want)
+			}
+			var back plan.Step
+			if err := json.Unmarshal(got, &back); err != nil || fmt.Sprint(back) != fmt.Sprint(c.step) {
+				t.Errorf("read back as %+v, %v", back, err)
+			}
+		})
+	}
+}
+
+func TestDifference(t *testing.T) {
+	top := topology.Default()
+	have := plan.ServiceOf(top, top.Services[0])
+	if got := plan.Difference(have, have); got != "" {
+		t.Errorf("a service differs from itself: %q", got)
+	}
+	want := have
+	want.Mode, want.Protocol, want.Backends = "snat", "udp", have.Backends[:1]
+	const text = "protocol tcp -> udp; mode dsr -> snat; backends 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80 -> 20.1.1.10:80"
+	if got := plan.Difference(have, want); got != text {
+		t.Errorf("Difference = %q, want %q", got, text)
+	}
+}

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 
 	"l4lab/agent/api"
 	"l4lab/lab/probe/evidence"
+	"l4lab/topology"
 )
 
 // counters compares what the data path counted with what the captures show.
@@ -23,32 +25,18 @@ func (j *judge) counters() {
 // expectedTraffic counts the service's packets at the balancer's port.
 func (j *judge) expectedTraffic() (total api.Traffic, byBackend map[netip.Addr]api.Traffic) {
 	byBackend = map[netip.Addr]api.Traffic{}
-	started := map[flow]map[uint32]bool{} // the initial sequence numbers of a flow's connections
 	ours := func(f flow) bool {
 		return f.frontend == j.Service.Frontend() && f.protocol == j.Service.Protocol.Number()
 	}
-	begins := func(a arrival) bool {
-		t := a.Transport
-		if t.Protocol == evidence.ProtocolTCP && (t.Flags&evidence.SYN == 0 || t.Flags&evidence.ACK != 0) {
-			return false
-		}
-		if started[a.flow] == nil {
-			started[a.flow] = map[uint32]bool{}
-		}
-		again := started[a.flow][t.Seq]
-		started[a.flow][t.Seq] = true
-		return !again
-	}
-	beginning := map[int]bool{} // by index in the capture
+	beginning := j.beginnings()
 	for _, a := range j.crossing.requestsIn {
 		if !ours(a.flow) {
 			continue
 		}
 		total.RxPackets++
 		total.RxBytes += uint64(a.IP.TotalLength)
-		if begins(a) {
+		if beginning[a.Index] {
 			total.Connections++
-			beginning[a.Index] = true
 		}
 	}
 	for _, a := range j.crossing.repliesIn {
@@ -76,6 +64,43 @@ func (j *judge) expectedTraffic() (total api.Traffic, byBackend map[netip.Addr]a
 		byBackend[sentTo(p.out)] = t
 	}
 	return total, byBackend
+}
+
+// beginnings returns the packets that begin a connection, by their index at the
+// balancer's port: the first one of a flow (in TCP a SYN), and a SYN after the
+// flow was seen closed, that is reset, or ended by the client's FIN and,
+// where replies pass the balancer, the backend's. Another SYN before that belongs
+// to the connection that is open.
+func (j *judge) beginnings() map[int]bool {
+	type event struct {
+		arrival
+		reply bool
+	}
+	var events []event
+	for _, a := range j.crossing.requestsIn {
+		events = append(events, event{a, false})
+	}
+	for _, a := range j.crossing.repliesIn {
+		events = append(events, event{a, true})
+	}
+	slices.SortFunc(events, func(a, b event) int { return cmp.Compare(a.Index, b.Index) })
+	type state struct{ begun, clientFIN, backendFIN, reset bool }
+	states := map[flow]state{}
+	begin := map[int]bool{}
+	for _, e := range events {
+		s, t := states[e.flow], e.Transport
+		over := s.reset || s.clientFIN && (s.backendFIN || j.Mode == topology.DSR)
+		syn := t.Protocol == evidence.ProtocolUDP || t.Flags&(evidence.SYN|evidence.ACK) == evidence.SYN
+		if !e.reply && syn && (!s.begun || over) {
+			begin[e.Index] = true
+			s = state{begun: true}
+		}
+		s.reset = s.reset || t.Has(evidence.RST)
+		s.clientFIN = s.clientFIN || !e.reply && t.Has(evidence.FIN)
+		s.backendFIN = s.backendFIN || e.reply && t.Has(evidence.FIN)
+		states[e.flow] = s
+	}
+	return begin
 }
 
 func (j *judge) serviceCounters(want api.Traffic) {

@@ -78,7 +78,7 @@ type Options struct {
 	Progress func(message string)
 	// Pcapng, when given, is asked for a place to store each pass' captures.
 	Pcapng func(service uint32, mode topology.Mode) (io.WriteCloser, error)
-	// Timeout bounds one exchange; 0 means 5 s.
+	// Timeout bounds one exchange; 0 means 3 s.
 	Timeout time.Duration
 	// TransferBytes is the size of the large transfers; 0 means 10 MiB.
 	TransferBytes int64
@@ -92,7 +92,7 @@ type Options struct {
 
 // Defaults of Options.
 const (
-	defaultTimeout       = 5 * time.Second
+	defaultTimeout       = 3 * time.Second
 	defaultTransferBytes = 10 << 20
 	defaultCaptured      = 32
 	// undoTimeout bounds putting things back, also after the caller gave up.

@@ -19,7 +19,7 @@ import (
 )
 
 // parallel is how many connections are made at a time.
-const parallel = 8
+const parallel = 16
 
 // exchange makes the plan's small requests: first each tuple once, then, when
 // those connections were seen to end, some of them again, and the pairs.

@@ -88,9 +88,15 @@ func (p *pass) upload(ctx context.Context, client netip.AddrPort) Transfer {
 func (p *pass) large(ctx context.Context, client netip.AddrPort, run func(net.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, transferTimeout)
 	defer cancel()
-	conn, err := p.dial(ctx, client)
+	connecting, connected := context.WithTimeout(ctx, p.options.Timeout)
+	conn, err := p.dial(connecting, client)
+	connected()
 	if err != nil {
 		return err
+	}
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return errors.Join(err, conn.Close())
 	}
 	if tcp, ok := conn.(interface {
 		SetReadBuffer(bytes int) error

@@ -16,9 +16,13 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"l4lab/lab/guest"
 )
+
+// cancelPatience is how long a cancelled command may take to end by itself.
+const cancelPatience = 2 * time.Second
 
 // nsGuest acts inside one namespace; its files lie in the node's folder.
 type nsGuest struct {
@@ -58,6 +62,9 @@ func (g nsGuest) Run(ctx context.Context, c guest.Command) error {
 	if c.Stderr == nil {
 		cmd.Stderr = &stderr
 	}
+	// A cancelled command may end by itself, as tcpdump does with its summary.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = cancelPatience
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := g.enter(func(ns namespace) error { return ns.do(cmd.Start) }); err != nil {
 		return fmt.Errorf("%s: run %s: %w", g.machine, strings.Join(c.Argv, " "), err)
