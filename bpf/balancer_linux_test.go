@@ -20,6 +20,13 @@ const (
 	xdpTX   = 3
 )
 
+// Maps of the real sizes cost each test tens of megabytes; load_linux_test.go
+// loads them once.
+const (
+	testFlows    = 4096
+	testBackends = 512
+)
+
 // Lifetimes of the tests, far enough apart to tell one from another and
 // shorter than any machine has been up when tests run.
 const (
@@ -56,7 +63,15 @@ func newBalancer(t testing.TB) *balancer {
 	t.Helper()
 	requireRoot(t)
 	b := &balancer{t: t}
-	err := LoadLBObjects(&b.objects, nil)
+	spec, err := LoadLB()
+	must(t, err)
+	for _, name := range []string{LBMapConntrack, LBMapNat} {
+		spec.Maps[name].MaxEntries = testFlows
+	}
+	for _, name := range []string{LBMapBackends, LBMapBackendStats} {
+		spec.Maps[name].MaxEntries = testBackends
+	}
+	err = spec.LoadAndAssign(&b.objects, nil)
 	var rejected *ebpf.VerifierError
 	if errors.As(err, &rejected) {
 		t.Fatalf("%+v", rejected)

@@ -6,7 +6,7 @@
  *
  * bpf_skb_adjust_room gets no DECAP flag: those only say that the IP version
  * changes, and 6.1 refuses them. The stack's GRO may have merged the balancer's
- * packets; FIXED_GSO (5.0) keeps the segments' size as it was, since what is cut
+ * packets; FIXED_GSO (5.2) keeps the segments' size as it was, since what is cut
  * here is a header, not payload. The helper makes the stack check the inner
  * checksums itself where the card had vouched for the outer packet.
  */

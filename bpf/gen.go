@@ -1,7 +1,7 @@
 package bpf
 
 // The objects are built with the clang of CLANG_VERSION and committed;
-// check-generated.sh says whether they still are what the source gives. The Linux
+// generate_test.go says whether they still are what the source gives. The Linux
 // objects go through bpf2go, which writes their Go types as well. The Windows
 // ones share those types, so they only need the compiler. -mcpu=v2: version 3's
 // 32-bit compares lose bounds in PREVAIL, the verifier of eBPF for Windows.

@@ -356,3 +356,13 @@ func TestAReplyOfAnEarlierFlowIsNotTranslatedIntoTheNew(t *testing.T) {
 	b.pass(answer(3, 40000, uint8(tcp), "A").frame(t))
 	b.forward(answer(4, 40000, uint8(tcp), "SA"))
 }
+
+func TestAReplyToAPortThatTheFlowHasLeftPasses(t *testing.T) {
+	b := snatBalancer(t)
+	b.forward(request(40000, "S"))
+	way, err := b.way(40000)
+	must(t, err)
+	must(t, b.objects.Nat.Put(natKey(3, 50000, tcp), way))
+	b.pass(answer(3, 50000, uint8(tcp), "A").frame(t))
+	b.forward(answer(3, 40000, uint8(tcp), "A"))
+}

@@ -7,8 +7,8 @@
  * written by that direction alone, and a network card's receive hashing keeps
  * one direction on one CPU. Both write last_seen_ns and flags: of two times
  * written in one tick either is right, and a flag lost because FINs crossed in
- * the same instant costs a longer lifetime of the entry, nothing else. An atomic
- * add would cost each packet more than the program's hash lookups.
+ * the same instant costs a longer lifetime of the entry, nothing else. Atomics
+ * would make every packet pay for that.
  */
 #pragma once
 

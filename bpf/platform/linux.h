@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * linux.h - Linux's numbers, as its UAPI (linux/bpf.h) fixes them. Needs kernel
- * 5.15 or newer: bpf_ktime_get_coarse_ns came with 5.11, inner maps of
- * other sizes than their template with 5.10.
+ * linux.h - Linux's numbers, as its UAPI (linux/bpf.h) fixes them. The
+ * youngest thing used is bpf_ktime_get_coarse_ns (5.11); inner maps of other
+ * sizes than their template came with 5.10.
  */
 #pragma once
 
