@@ -97,7 +97,6 @@ const (
 var (
 	lbPort = placeOf("lb")
 	lbOwn  = capture.Place{Machine: "lb"}
-	be1Own = capture.Place{Machine: "be1"}
 	be3Own = capture.Place{Machine: "be3"}
 )
 

@@ -254,3 +254,12 @@ func (j *judge) captures() {
 	}
 	j.end(f, "%d frames at %d places%s", total, len(j.Recordings), left)
 }
+
+// abridged lists what was seen of each backend, the first ones of many.
+func abridged(seen []string) string {
+	const most = 16
+	if n := len(seen); n > most {
+		seen = append(seen[:most:most], fmt.Sprintf("… and %d more", n-most))
+	}
+	return strings.Join(seen, ", ")
+}

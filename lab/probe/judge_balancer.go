@@ -2,7 +2,6 @@ package probe
 
 import (
 	"bytes"
-	"fmt"
 	"strings"
 
 	"l4lab/lab/capture"
@@ -169,12 +168,4 @@ func samePacket(a, b evidence.Packet) bool {
 		return a.Source() == b.Source() && a.Dest() == b.Dest() && a.IP.TTL == b.IP.TTL && maskedSum(a) == maskedSum(b)
 	}
 	return bytes.Equal(a.IP.Raw, b.IP.Raw) && bytes.Equal(a.DstMAC, b.DstMAC) && bytes.Equal(a.SrcMAC, b.SrcMAC)
-}
-
-func describe(counts map[string]int, names []string) string {
-	var parts []string
-	for _, n := range names {
-		parts = append(parts, fmt.Sprintf("%s %d", n, counts[n]))
-	}
-	return strings.Join(parts, ", ")
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"l4lab/agent/api"
 	"l4lab/lab/probe/evidence"
@@ -130,7 +129,7 @@ func (j *judge) backendCounters(want map[netip.Addr]api.Traffic) {
 			f.fault(nil, "%s: counted %s, captured %s", name, traffic(have), traffic(expected))
 		}
 	}
-	j.end(f, "packets in/back: %s", strings.Join(seen, ", "))
+	j.end(f, "packets in/back: %s", abridged(seen))
 }
 
 func (j *judge) drops() {

@@ -3,7 +3,6 @@ package probe
 import (
 	"bytes"
 	"fmt"
-	"strings"
 
 	"l4lab/agent/api"
 	"l4lab/lab/capture"
@@ -205,7 +204,7 @@ func (j *judge) decapsulation() {
 			}
 		}
 	}
-	j.end(f, "%s", strings.Join(seen, ", "))
+	j.end(f, "%s", abridged(seen))
 }
 
 // insideBackend counts what a backend's own interface received for the VIP.
@@ -255,5 +254,5 @@ func (j *judge) decapCounters() {
 			f.fault(nil, "%s: %d malformed packets", name, n)
 		}
 	}
-	j.end(f, "%s", strings.Join(seen, ", "))
+	j.end(f, "%s", abridged(seen))
 }

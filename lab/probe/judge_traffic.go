@@ -27,7 +27,7 @@ func (j *judge) answered() {
 }
 
 func (j *judge) everyBackend() {
-	f := j.begin(everyBackendReached, strings.Join(j.Service.Backends, ", "))
+	f := j.begin(everyBackendReached, fmt.Sprintf("each of the service's %d backends answers", len(j.Service.Backends)))
 	answers := map[string]int{}
 	for _, x := range j.Exchanges {
 		if x.Err == nil {
@@ -41,7 +41,7 @@ func (j *judge) everyBackend() {
 			f.fault(nil, "%s never answered", name)
 		}
 	}
-	j.end(f, "answers: %s", strings.Join(seen, ", "))
+	j.end(f, "answers: %s", abridged(seen))
 }
 
 func (j *judge) maglev() {

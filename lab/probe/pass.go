@@ -181,7 +181,7 @@ func (p *pass) gather(ctx context.Context, plan plan, e *Evidence) (err error) {
 	p.exchange(ctx, plan, r, e)
 	if p.service.Protocol == topology.TCP {
 		p.say("service %d, mode %s: %d bytes down and up", p.service.ID, p.mode, p.options.TransferBytes)
-		e.Transfers = p.transfer(ctx, plan)
+		e.Transfers = p.transfer(ctx, plan, r)
 	}
 	if e.Foreign.NotSent == "" {
 		p.sendForeign(ctx, plan, r, e)

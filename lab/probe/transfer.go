@@ -41,11 +41,14 @@ func hashOf(r io.Reader) (sum string, n int64, err error) {
 }
 
 // transfer makes one large download and one large upload.
-func (p *pass) transfer(ctx context.Context, plan plan) []Transfer {
-	return []Transfer{p.download(ctx, plan.download), p.upload(ctx, plan.upload)}
+func (p *pass) transfer(ctx context.Context, plan plan, r *recorder) []Transfer {
+	return []Transfer{
+		p.download(ctx, plan.download, p.pace(ctx, plan, r, plan.download, false)),
+		p.upload(ctx, plan.upload, p.pace(ctx, plan, r, plan.upload, true)),
+	}
 }
 
-func (p *pass) download(ctx context.Context, client netip.AddrPort) Transfer {
+func (p *pass) download(ctx context.Context, client netip.AddrPort, pace *pacer) Transfer {
 	x := Transfer{Client: client, Bytes: p.options.TransferBytes}
 	var err error
 	if x.SentSum, _, err = hashOf(pattern(x.Bytes, patternSeed)); err != nil {
@@ -56,7 +59,7 @@ func (p *pass) download(ctx context.Context, client netip.AddrPort) Transfer {
 	x.Err = p.large(ctx, client, func(conn net.Conn) error {
 		return p.roundTrip(conn, http.MethodGet, fmt.Sprintf("/bytes?n=%d&seed=%d", x.Bytes, patternSeed), nil, 0,
 			func(r *http.Response) (err error) {
-				x.ReceivedSum, x.ReceivedBytes, err = hashOf(r.Body)
+				x.ReceivedSum, x.ReceivedBytes, err = hashOf(pace.reader(r.Body))
 				return err
 			})
 	})
@@ -64,7 +67,7 @@ func (p *pass) download(ctx context.Context, client netip.AddrPort) Transfer {
 	return x
 }
 
-func (p *pass) upload(ctx context.Context, client netip.AddrPort) Transfer {
+func (p *pass) upload(ctx context.Context, client netip.AddrPort, pace *pacer) Transfer {
 	x := Transfer{Upload: true, Client: client, Bytes: p.options.TransferBytes}
 	sent := sha256.New()
 	var got struct {
@@ -73,7 +76,7 @@ func (p *pass) upload(ctx context.Context, client netip.AddrPort) Transfer {
 	}
 	begun := time.Now()
 	x.Err = p.large(ctx, client, func(conn net.Conn) error {
-		body := io.TeeReader(pattern(x.Bytes, patternSeed+1), sent)
+		body := io.TeeReader(pace.reader(pattern(x.Bytes, patternSeed+1)), sent)
 		return p.roundTrip(conn, http.MethodPost, "/sink", body, x.Bytes, func(r *http.Response) error {
 			return json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&got)
 		})
