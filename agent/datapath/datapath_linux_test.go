@@ -13,7 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
-	"l4lab/agent/internal/testnet"
+	"l4lab/agent/testnet"
 	"l4lab/bpf"
 )
 

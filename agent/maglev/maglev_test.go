@@ -189,10 +189,7 @@ func TestFlowsSpreadOverTheTable(t *testing.T) {
 	}
 }
 
-// jhash of three zero words with seed 0, and of {1, 2, 3} with seed 4: values
-// of lookup3's final mix computed by hand from its definition elsewhere in the
-// tree would be circular, so these pin the code against later change only. The
-// data path's packet tests compare with the C side.
+// That the hash is the data path's is shown with packets, in cmd/lbagent.
 func TestEveryPartOfTheFlowCounts(t *testing.T) {
 	base := FlowHash(netip.MustParseAddrPort("20.1.1.100:40000"), 80, 6)
 	for name, other := range map[string]uint32{

@@ -25,7 +25,7 @@ func (t *Tracker) observe(nextHop netip.Addr, e Entry) {
 func (t *Tracker) resync() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.refreshLocked(slices.Collect(maps.Keys(t.hops))); err != nil {
+	if err := t.refreshLocked(slices.Collect(maps.Keys(t.hops)), time.Now()); err != nil {
 		t.log.Error("could not read the neighbours; trying again", "error", err, "in", tickEvery)
 		for _, h := range t.hops {
 			h.due = time.Now().Add(tickEvery)
@@ -35,7 +35,7 @@ func (t *Tracker) resync() {
 
 // refreshLocked finds the next hops of some backends and applies what the
 // system knows of them; what it does not know it is asked for.
-func (t *Tracker) refreshLocked(backends []netip.Addr) error {
+func (t *Tracker) refreshLocked(backends []netip.Addr, now time.Time) error {
 	entries, err := t.system.Entries()
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func (t *Tracker) refreshLocked(backends []netip.Addr) error {
 		}
 		e := entries[h.next]
 		t.applyLocked(b, h, e)
-		if e.State != Valid && !h.resolved() && !h.due.After(time.Now()) {
+		if e.State != Valid && !h.resolved() && !h.due.After(now) {
 			t.askLocked(b, h)
 		}
 	}
@@ -149,7 +149,7 @@ func (t *Tracker) tick(now time.Time) {
 	if len(unresolved) == 0 {
 		return
 	}
-	if err := t.refreshLocked(unresolved); err != nil {
+	if err := t.refreshLocked(unresolved, now); err != nil {
 		t.log.Error("could not read the neighbours", "error", err)
 	}
 }

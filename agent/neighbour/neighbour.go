@@ -155,7 +155,7 @@ func (t *Tracker) Want(ctx context.Context, backends []netip.Addr) error {
 	}
 	var err error
 	if len(added) > 0 {
-		err = t.refreshLocked(added)
+		err = t.refreshLocked(added, time.Now())
 	}
 	t.mu.Unlock()
 	if err != nil {
@@ -242,7 +242,7 @@ func (t *Tracker) Refresh(ctx context.Context, backend netip.Addr) (api.Neighbou
 	if t.hops[backend] == nil {
 		return api.Neighbour{}, &api.Error{Field: "address", Message: fmt.Sprintf("%s was removed meanwhile", backend), Code: http.StatusNotFound}
 	}
-	if err := t.refreshLocked([]netip.Addr{backend}); err != nil {
+	if err := t.refreshLocked([]netip.Addr{backend}, time.Now()); err != nil {
 		return api.Neighbour{}, err
 	}
 	return t.hops[backend].describe(backend), nil

@@ -33,19 +33,20 @@ func (s system) NextHop(backend netip.Addr) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("find the route to %s: %w", backend, err)
 	}
-	for _, r := range routes {
-		switch {
-		case r.Type != unix.RTN_UNICAST:
-			return netip.Addr{}, fmt.Errorf("the route to %s is no unicast route (type %d): is it an address of this machine?", backend, r.Type)
-		case r.LinkIndex != s.index:
-			return netip.Addr{}, fmt.Errorf("the route to %s leaves through interface %d, the balancer sends through %d", backend, r.LinkIndex, s.index)
-		}
-		if gateway, ok := netip.AddrFromSlice(r.Gw.To4()); ok {
-			return gateway, nil
-		}
-		return backend, nil
+	if len(routes) == 0 {
+		return netip.Addr{}, fmt.Errorf("there is no route to %s", backend)
 	}
-	return netip.Addr{}, fmt.Errorf("there is no route to %s", backend)
+	r := routes[0] // the kernel answers with the one that it would take
+	switch {
+	case r.Type != unix.RTN_UNICAST:
+		return netip.Addr{}, fmt.Errorf("the route to %s is no unicast route (type %d): is it an address of this machine?", backend, r.Type)
+	case r.LinkIndex != s.index:
+		return netip.Addr{}, fmt.Errorf("the route to %s leaves through interface %d, the balancer sends through %d", backend, r.LinkIndex, s.index)
+	}
+	if gateway, ok := netip.AddrFromSlice(r.Gw.To4()); ok {
+		return gateway, nil
+	}
+	return backend, nil
 }
 
 func (s system) Entries() (map[netip.Addr]Entry, error) {

@@ -10,7 +10,6 @@ import (
 
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
-	"l4lab/agent/web"
 )
 
 // The exit codes.
@@ -25,12 +24,13 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// ExitCode is what the process exits with.
+func (e usageError) ExitCode() int { return exitUsage }
+
 func exitCode(err error) int {
 	var (
-		usage   usageError
-		option  *web.OptionError
+		coded   interface{ ExitCode() int } // what web and decap return, and usageError
 		refusal *api.Error
-		coded   interface{ ExitCode() int }
 	)
 	switch {
 	case err == nil:
@@ -39,8 +39,6 @@ func exitCode(err error) int {
 		return coded.ExitCode()
 	case errors.Is(err, datapath.ErrUnsupported), errors.Is(err, datapath.ErrPermission), errors.Is(err, fs.ErrPermission):
 		return exitUnsupported
-	case errors.As(err, &usage), errors.As(err, &option):
-		return exitUsage
 	case errors.As(err, &refusal) && refusal.Code/100 == 4 && refusal.Code != http.StatusRequestTimeout:
 		return exitUsage
 	}
