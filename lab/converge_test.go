@@ -85,6 +85,10 @@ var converges = []converge{
 	{name: "a service comes", want: func(t *topology.Topology) { t.Services = append(t.Services, secondService()) }},
 	{name: "one service comes and one goes", want: func(t *topology.Topology) { t.Services = []topology.Service{secondService()} }},
 	{name: "a service's id changes", want: func(t *topology.Topology) { t.Services[0].ID = 9 }},
+	{name: "the balancer is named otherwise", want: func(t *topology.Topology) {
+		t.Nodes["balancer"] = t.Nodes["lb"]
+		delete(t.Nodes, "lb")
+	}},
 	{name: "a machine vanished", drift: func(s *site) {
 		s.world.mu.Lock()
 		defer s.world.mu.Unlock()
@@ -109,29 +113,35 @@ func TestUpConverges(t *testing.T) {
 	for _, c := range converges {
 		t.Run("when "+c.name, func(t *testing.T) {
 			s, top := c.prepare(t)
-			s.converge(t, top)
+			steps, err := s.lab().Up(t.Context(), top, upOptions)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(plan.Changes(steps)) == 0 {
+				t.Fatal("nothing was to be done")
+			}
+			s.like(t, fresh(t, top))
+			s.forget()
+			if _, err := s.lab().Up(t.Context(), top, upOptions); err != nil || len(s.called()) > 0 {
+				t.Errorf("a further up did %v, %v", s.called(), err)
+			}
 		})
 	}
 }
 
-// converge brings the topology about and compares with a fresh lab.
-func (s *site) converge(t *testing.T, top topology.Topology) {
+// fresh is a lab that was made from a topology at once.
+func fresh(t *testing.T, top topology.Topology) *site {
 	t.Helper()
-	steps, err := s.lab().Up(t.Context(), top, upOptions)
-	if err != nil {
+	s := newSite(t)
+	if _, err := s.lab().Up(t.Context(), top, upOptions); err != nil {
 		t.Fatal(err)
 	}
-	if len(plan.Changes(steps)) == 0 {
-		t.Fatal("nothing was to be done")
-	}
-	fresh := newSite(t)
-	if _, err := fresh.lab().Up(t.Context(), top, upOptions); err != nil {
-		t.Fatal(err)
-	}
-	same(t, "against a fresh lab, the world", s.text(), fresh.text())
-	same(t, "against a fresh lab, the state", s.remembered(t), fresh.remembered(t))
-	s.forget()
-	if _, err := s.lab().Up(t.Context(), top, upOptions); err != nil || len(s.called()) > 0 {
-		t.Errorf("a further up did %v, %v", s.called(), err)
-	}
+	return s
+}
+
+// like fails when a lab is not what the other one is.
+func (s *site) like(t *testing.T, other *site) {
+	t.Helper()
+	same(t, "against a fresh lab, the world", s.text(), other.text())
+	same(t, "against a fresh lab, the state", s.essence(t), other.essence(t))
 }

@@ -175,10 +175,7 @@ func TestUpOfALabThatWasBeingRemoved(t *testing.T) {
 	s.meddle = nil
 	delete(s.Machines, "l4lb/be1")
 	s.up(t)
-	full := newSite(t)
-	full.up(t)
-	same(t, "against a fresh lab, the world", s.text(), full.text())
-	same(t, "against a fresh lab, the state", s.remembered(t), full.remembered(t))
+	s.like(t, fresh(t, topology.Default()))
 }
 
 func TestDownLeavesWhatIsNotTheLabs(t *testing.T) {

@@ -160,6 +160,7 @@ func (l *Lab) Mode(ctx context.Context, service uint32, mode topology.Mode) erro
 	defer lock.Release()
 	r, err := l.load()
 	if err != nil {
+		l.forget(work{})
 		return err
 	}
 	if service != 0 && !slices.ContainsFunc(r.state.Topology.Services, func(s topology.Service) bool { return s.ID == service }) {

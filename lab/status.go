@@ -177,6 +177,11 @@ func backendHealth(ctx context.Context, r running, name string, f role.Facts) (b
 	case f.Decap.Spec == "":
 		return false, "no decapsulation; `labctl up` attaches it"
 	}
+	for _, vip := range role.VIPsOf(r.state.Topology, name) {
+		if !slices.Contains(f.VIPs, vip) {
+			return false, fmt.Sprintf("the VIP %s is not on lo; `labctl up` puts it there", vip)
+		}
+	}
 	page := role.PageOf(r.state.Topology, name)
 	if len(page.TCP) == 0 {
 		return true, fmt.Sprintf("page runs; %s decapsulation attached", hook)

@@ -2,9 +2,13 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
+	"github.com/hashicorp/go-multierror"
+
+	"l4lab/agent/api"
 	"l4lab/lab/engine"
 	"l4lab/lab/plan"
 	"l4lab/lab/provider"
@@ -23,23 +27,64 @@ func (l *Lab) bind(w work, s plan.Step) (engine.Step, error) {
 		return engine.Step{}, err
 	}
 	step := engine.Step{ID: s.ID, Needs: s.Needs}
+	forth := func(ctx context.Context) error { return ensure(ctx, w.want) }
+	back := func(ctx context.Context) error { return ensure(ctx, w.was) }
+	gone := func(ctx context.Context) error { return remove(ctx, w.want) }
+	if s.Kind == plan.Node {
+		back = func(ctx context.Context) error { return l.restore(ctx, w, s.Machine) }
+	}
 	switch s.Action {
 	case plan.Create:
-		step.Do = func(ctx context.Context) error { return ensure(ctx, w.want) }
-		step.Undo = func(ctx context.Context) error { return remove(ctx, w.want) }
+		step.Do, step.Undo = forth, gone
+		switch {
+		case s.Kind == plan.Switch && !w.fresh():
+			step.Undo = nil // the switch goes with the whole lab alone
+		case s.Kind == plan.Service && w.announced(s.Service):
+			step.Undo = back
+		}
 	case plan.Change:
-		step.Do = func(ctx context.Context) error { return ensure(ctx, w.want) }
+		step.Do = forth
 		if w.old != nil {
-			step.Undo = func(ctx context.Context) error { return ensure(ctx, w.was) }
+			step.Undo = back
 		}
 	case plan.Remove:
-		step.Do = func(ctx context.Context) error { return remove(ctx, w.want) }
-		// A machine goes last, after all else succeeded: nothing is left to undo it for.
-		if w.old != nil && s.Kind != plan.Node {
-			step.Undo = func(ctx context.Context) error { return ensure(ctx, w.was) }
+		step.Do = gone
+		if w.old != nil {
+			step.Undo = back
 		}
 	}
 	return step, nil
+}
+
+// restore makes a machine again what it was, with all that stands on it: what
+// came back before was swept away when its link or address came back.
+func (l *Lab) restore(ctx context.Context, w work, machine string) error {
+	t := w.was.Topology
+	if _, known := t.Address(machine); !known {
+		return nil // it is left over from a run that was killed
+	}
+	steps := []plan.Step{{Kind: plan.Node}}
+	switch t.Nodes[machine].Role {
+	case topology.RoleLoadBalancer:
+		steps = append(steps, plan.Step{Kind: plan.Agent})
+		for _, s := range t.Services {
+			steps = append(steps, plan.Step{Kind: plan.Service, Service: s.ID})
+		}
+	case topology.RoleBackend:
+		steps = append(steps, plan.Step{Kind: plan.VIPs}, plan.Step{Kind: plan.Decap}, plan.Step{Kind: plan.Page})
+	default:
+		steps = append(steps, plan.Step{Kind: plan.Routes})
+	}
+	var errs *multierror.Error
+	for _, s := range steps {
+		s.Machine = machine
+		ensure, _, err := l.verbs(w, s)
+		if err == nil {
+			err = ensure(ctx, w.was)
+		}
+		errs = multierror.Append(errs, err)
+	}
+	return errs.ErrorOrNil()
 }
 
 // verbs returns how a step's subject is brought about and removed.
@@ -126,7 +171,7 @@ func (l *Lab) deleteService(ctx context.Context, d provider.Driver, lab provider
 	if err != nil {
 		return err
 	}
-	if err := agent.DeleteService(ctx, id); err != nil {
+	if err := agent.DeleteService(ctx, id); err != nil && !errors.Is(err, api.ErrNotFound) {
 		lb := lab.Topology.LoadBalancer()
 		return fmt.Errorf("%s (%s): delete service %d: %w", lb, lab.Topology.Nodes[lb].Address, id, err)
 	}

@@ -107,8 +107,8 @@ func TestFailedUpOfAFreshLabLeavesNothing(t *testing.T) {
 
 func TestFailedConvergeLeavesWhatWas(t *testing.T) {
 	for _, c := range converges {
-		s, top := c.prepare(t)
-		for _, call := range callsOf(t, s, top) {
+		next, top := c.prepare(t)
+		for _, call := range callsOf(t, next, top) {
 			for _, m := range mishaps {
 				t.Run(c.name+", "+call+" "+m.name, func(t *testing.T) {
 					s, top := c.prepare(t)
@@ -119,7 +119,10 @@ func TestFailedConvergeLeavesWhatWas(t *testing.T) {
 					same(t, "the world", s.text(), world)
 					same(t, "the state", s.remembered(t), remembered)
 					s.meddle = nil
-					s.converge(t, top)
+					if _, err := s.lab().Up(t.Context(), top, upOptions); err != nil {
+						t.Fatal(err)
+					}
+					s.like(t, next)
 				})
 			}
 		}
@@ -136,7 +139,8 @@ func TestFailedUpgradeLeavesALabThatWorks(t *testing.T) {
 		writeProgram(t, s.options.Program, "another agent")
 		return s
 	}
-	for _, call := range callsOf(t, upgrade(t), topology.Default()) {
+	next := upgrade(t)
+	for _, call := range callsOf(t, next, topology.Default()) {
 		for _, m := range mishaps {
 			t.Run(call+" "+m.name, func(t *testing.T) {
 				s := upgrade(t)
@@ -158,10 +162,7 @@ func TestFailedUpgradeLeavesALabThatWorks(t *testing.T) {
 				if _, err := s.lab().Up(t.Context(), topology.Default(), upOptions); err != nil {
 					t.Fatal(err)
 				}
-				fresh := newSite(t)
-				fresh.options.Program = s.options.Program
-				fresh.up(t)
-				same(t, "against a fresh lab, the world", s.text(), fresh.text())
+				s.like(t, next)
 			})
 		}
 	}
@@ -254,15 +255,13 @@ func (s *site) kill(t *testing.T, top topology.Topology, call string, m mishap) 
 
 func TestKilledUpOfAFreshLab(t *testing.T) {
 	full := newSite(t)
-	calls := callsOf(t, full, topology.Default())
-	for _, call := range calls {
+	for _, call := range callsOf(t, full, topology.Default()) {
 		for _, m := range mishaps[:2] {
 			t.Run("up converges after a kill when "+call+" "+m.name, func(t *testing.T) {
 				s := newSite(t)
 				s.kill(t, topology.Default(), call, m)
 				s.up(t)
-				same(t, "against a fresh lab, the world", s.text(), full.text())
-				same(t, "against a fresh lab, the state", s.remembered(t), full.remembered(t))
+				s.like(t, full)
 			})
 			t.Run("down removes all after a kill when "+call+" "+m.name, func(t *testing.T) {
 				s := newSite(t)
@@ -277,6 +276,7 @@ func TestKilledUpOfAFreshLab(t *testing.T) {
 }
 
 func TestKilledConverge(t *testing.T) {
+	old := fresh(t, topology.Default())
 	for _, c := range converges {
 		s, top := c.prepare(t)
 		for _, call := range callsOf(t, s, top) {
@@ -301,10 +301,7 @@ func TestKilledConverge(t *testing.T) {
 			t.Run("an up of the old topology goes back when "+c.name+", killed at "+call, func(t *testing.T) {
 				s, _ := kill(t)
 				s.up(t)
-				full := newSite(t)
-				full.up(t)
-				same(t, "against a fresh lab, the world", s.text(), full.text())
-				same(t, "against a fresh lab, the state", s.remembered(t), full.remembered(t))
+				s.like(t, old)
 			})
 			t.Run("down removes all when "+c.name+", killed at "+call, func(t *testing.T) {
 				s, _ := kill(t)
@@ -346,6 +343,21 @@ func TestKilledBeforeTheStateWasWritten(t *testing.T) {
 		}
 		s.nothingLeft(t)
 	})
+}
+
+// Taking back the making of a switch must not take the machines with it.
+func TestFailedMendOfASwitchKeepsTheMachines(t *testing.T) {
+	s := newSite(t)
+	s.up(t)
+	world, remembered := s.text(), s.remembered(t)
+	delete(s.Switches, "l4lb")
+	top := topology.Default()
+	top.Services[0].Mode = topology.SNAT
+	ctx := s.spoil(t, "PutService 1", mishaps[0])
+	_, err := s.lab().Up(ctx, top, upOptions)
+	wantOnly(t, err, errBoom)
+	same(t, "the world", s.text(), world)
+	same(t, "the state", s.remembered(t), remembered)
 }
 
 // A lab that a kill left half-made is as half-made after a failed try to mend it.

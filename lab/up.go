@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"l4lab/agent/api"
@@ -18,6 +19,9 @@ import (
 // parallel is how many steps run side by side: most of a step is waiting for
 // the kernel or for a process to start.
 const parallel = 8
+
+// settleLimit bounds removing what a failed first up left.
+const settleLimit = time.Minute
 
 // UpOptions say how to bring a lab up.
 type UpOptions struct {
@@ -78,10 +82,20 @@ func (w work) fresh() bool {
 	return w.old == nil && w.found.Switch == nil && len(w.found.Machines) == 0
 }
 
+// announced says that a service was there though the plan is to create it: the
+// agent that announces it does not answer, and its programs go on without it.
+func (w work) announced(service uint32) bool {
+	return w.old != nil && w.old.Phase == state.Up &&
+		slices.ContainsFunc(w.old.Topology.Services, func(s topology.Service) bool { return s.ID == service })
+}
+
 // refuse says what makes an up impossible before anything is looked at.
 func (l *Lab) refuse(ctx context.Context, t topology.Topology, o UpOptions) error {
 	if faults := topology.Validate(t); len(faults) > 0 {
 		return faults
+	}
+	if was, err := l.options.Store.Load(l.name); err == nil && o.Provider == "" {
+		o.Provider = was.Provider
 	}
 	d, err := l.driver(o.Provider)
 	if err != nil {
@@ -194,7 +208,9 @@ func (l *Lab) settle(ctx context.Context, w work, o UpOptions, cause error) erro
 		return fmt.Errorf("%w\nwhat was made is kept; `labctl down --name %s` removes it", cause, l.name)
 	case w.fresh():
 		// Each step took its own back; what several share goes now.
-		if err := w.driver.Destroy(context.WithoutCancel(ctx), w.want); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
+		defer cancel()
+		if err := w.driver.Destroy(ctx, w.want); err != nil {
 			return fmt.Errorf("%w\nremove what was left: %w; `labctl down --name %s` tries again", cause, err, l.name)
 		}
 		if err := os.RemoveAll(l.Dir()); err != nil {

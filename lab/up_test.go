@@ -62,6 +62,18 @@ func (s *site) up(t *testing.T) {
 // remembered is the state file in a comparable form, "" when there is none.
 func (s *site) remembered(t *testing.T) string {
 	t.Helper()
+	return s.stateText(t, func(st *state.State) { st.Changed = time.Time{} })
+}
+
+// essence is remembered without the list of what is owned, which may name things
+// that this lab never had.
+func (s *site) essence(t *testing.T) string {
+	t.Helper()
+	return s.stateText(t, func(st *state.State) { st.Changed, st.Owned = time.Time{}, nil })
+}
+
+func (s *site) stateText(t *testing.T, strip func(st *state.State)) string {
+	t.Helper()
 	st, err := s.store.Load("l4lb")
 	if errors.Is(err, state.ErrNone) {
 		return ""
@@ -69,7 +81,7 @@ func (s *site) remembered(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st.Changed = time.Time{}
+	strip(&st)
 	data, err := json.MarshalIndent(st, "", " ")
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -90,12 +91,14 @@ func Build(w Wanted, f Found) []Step {
 	for _, name := range w.Topology.MachineNames() {
 		b.node(name)
 	}
+	b.formerRoles()
 	b.balancer()
 	for _, name := range w.Topology.Backends() {
 		b.backend(name)
 	}
 	b.client()
 	b.services()
+	b.unusedVIPs()
 	b.leftovers()
 	return b.steps
 }
@@ -112,6 +115,10 @@ type builder struct {
 	// touched are machines that are made or changed: what stands on them is
 	// looked at again, since a new link or address may have swept it away.
 	touched map[string]bool
+	// former are the IDs of the steps that take a machine's former role from it.
+	former map[string][]string
+	// unused are removals of VIPs, which wait for the services to stop using them.
+	unused []Step
 }
 
 func (b *builder) add(s Step) { b.steps = append(b.steps, s) }
@@ -153,7 +160,7 @@ func (b *builder) node(name string) {
 
 // subject adds the step for something that has a spec.
 func (b *builder) subject(kind Kind, machine string, found role.Present, want string, needs ...string) {
-	s := Step{ID: string(kind) + "/" + machine, Kind: kind, Machine: machine, Action: Keep, Reason: "as wanted", Needs: append(needs, nodeID(machine))}
+	s := Step{ID: string(kind) + "/" + machine, Kind: kind, Machine: machine, Action: Keep, Reason: "as wanted", Needs: append(slices.Clone(needs), nodeID(machine))}
 	switch {
 	case found.Fault != "":
 		s.Action, s.Reason = Change, found.Fault+"; "+want
@@ -197,18 +204,52 @@ func join[T fmt.Stringer](items []T) string {
 	return strings.Join(s, ", ")
 }
 
+// formerRoles removes what a machine has of a role that it no longer plays.
+func (b *builder) formerRoles() {
+	for _, name := range b.Topology.NodeNames() {
+		facts := b.Machines[name].Facts
+		isBalancer := b.Topology.Nodes[name].Role == topology.RoleLoadBalancer
+		if !isBalancer && facts.Agent != (role.Present{}) {
+			b.formerly(Agent, name, "it is no load balancer any more")
+		}
+		if isBalancer && facts.Decap != (role.Present{}) {
+			b.formerly(Decap, name, "it is no backend any more")
+		}
+		if isBalancer && facts.Page != (role.Present{}) {
+			b.formerly(Page, name, "it is no backend any more")
+		}
+		if isBalancer && len(facts.VIPs) > 0 {
+			b.formerly(VIPs, name, "it is no backend any more")
+		}
+	}
+}
+
+func (b *builder) formerly(kind Kind, machine, reason string) {
+	s := Step{ID: string(kind) + "/" + machine, Kind: kind, Machine: machine, Action: Remove, Reason: reason, Needs: []string{nodeID(machine)}}
+	b.add(s)
+	if b.former == nil {
+		b.former = map[string][]string{}
+	}
+	b.former[machine] = append(b.former[machine], s.ID)
+}
+
 func (b *builder) balancer() {
 	lb := b.Topology.LoadBalancer()
 	want := role.Agent{Address: b.Topology.Nodes[lb].Address, Hash: b.Program}
-	b.subject(Agent, lb, b.Machines[lb].Facts.Agent, want.Spec())
+	// A program of a former role must be off the interface first.
+	b.subject(Agent, lb, b.Machines[lb].Facts.Agent, want.Spec(), b.former[lb]...)
 }
 
 func (b *builder) backend(name string) {
 	t, facts := b.Topology, b.Machines[name].Facts
 	n := t.Nodes[name]
 	list(b, VIPs, name, facts.VIPs, role.VIPsOf(t, name))
+	if last := len(b.steps) - 1; b.steps[last].Action == Remove {
+		b.unused = append(b.unused, b.steps[last])
+		b.steps = b.steps[:last]
+	}
 	decap := role.Decap{Hook: role.HookOf(n.OS), Address: n.Address, Balancer: t.Nodes[t.LoadBalancer()].Address, Hash: b.Program}
-	b.subject(Decap, name, facts.Decap, decap.Spec())
+	b.subject(Decap, name, facts.Decap, decap.Spec(), b.former[name]...)
 	page := role.PageOf(t, name)
 	page.Hash = b.Program
 	b.subject(Page, name, facts.Page, page.Spec())
@@ -229,9 +270,22 @@ func (b *builder) services() {
 	for _, s := range b.Services {
 		found[s.ID] = s
 	}
+	gone := maps.Clone(found)
+	for _, s := range b.Topology.Services {
+		delete(gone, s.ID)
+	}
+	for _, id := range slices.Sorted(maps.Keys(gone)) {
+		b.add(Step{ID: serviceID(id), Kind: Service, Machine: lb, Service: id, Action: Remove, Reason: "not in the topology", Needs: []string{"agent/" + lb}})
+	}
 	for _, s := range b.Topology.Services {
 		want := ServiceOf(b.Topology, s)
-		step := Step{ID: fmt.Sprintf("service/%d", s.ID), Kind: Service, Machine: lb, Service: s.ID, Action: Keep, Reason: "as wanted", Needs: b.needsOf(s)}
+		step := Step{ID: serviceID(s.ID), Kind: Service, Machine: lb, Service: s.ID, Action: Keep, Reason: "as wanted", Needs: b.needsOf(s)}
+		for _, id := range slices.Sorted(maps.Keys(gone)) {
+			// Two services never have one frontend: the old one gives it up first.
+			if gone[id].Frontend == want.Frontend && gone[id].Protocol == want.Protocol {
+				step.Needs = append(step.Needs, serviceID(id))
+			}
+		}
 		have, ok := found[s.ID]
 		switch {
 		case !ok:
@@ -239,18 +293,26 @@ func (b *builder) services() {
 		case !same(have, want):
 			step.Action, step.Reason = Change, Difference(have, want)
 		}
-		delete(found, s.ID)
 		b.add(step)
 	}
-	var gone []uint32
-	for id := range found {
-		gone = append(gone, id)
+}
+
+// unusedVIPs takes VIPs off backends that no service uses any more. Until the
+// services are changed, packets for them still arrive.
+func (b *builder) unusedVIPs() {
+	var changed []string
+	for _, s := range b.steps {
+		if s.Kind == Service {
+			changed = append(changed, s.ID)
+		}
 	}
-	slices.Sort(gone)
-	for _, id := range gone {
-		b.add(Step{ID: fmt.Sprintf("service/%d", id), Kind: Service, Machine: lb, Service: id, Action: Remove, Reason: "not in the topology", Needs: []string{"agent/" + lb}})
+	for _, s := range b.unused {
+		s.Needs = append(s.Needs, changed...)
+		b.add(s)
 	}
 }
+
+func serviceID(id uint32) string { return fmt.Sprintf("service/%d", id) }
 
 // needsOf says what must stand before a service may send traffic to it.
 func (b *builder) needsOf(s topology.Service) []string {

@@ -250,8 +250,33 @@ func TestPlanOfAChange(t *testing.T) {
 			name: "a backend that leaves the service and stays gives the VIP back",
 			want: func(t *topology.Topology) { t.Services[0].Backends = []string{"be1", "be2", "be3"} },
 			changes: []string{
-				"remove vip/be4: 40.1.1.1",
 				"change service/1: backends 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80 -> 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80",
+				"remove vip/be4: 40.1.1.1",
+			},
+		},
+		{
+			name: "machines that swap their roles lose what the former one put on them",
+			want: func(t *topology.Topology) {
+				lb, be := t.Nodes["lb"], t.Nodes["be1"]
+				lb.Role, be.Role = be.Role, lb.Role
+				t.Nodes["lb"], t.Nodes["be1"] = lb, be
+				t.Services[0].Backends = []string{"be2"}
+				delete(t.Nodes, "be3")
+				delete(t.Nodes, "be4")
+			},
+			changes: []string{
+				"remove decap/be1: it is no backend any more",
+				"remove page/be1: it is no backend any more",
+				"remove vip/be1: it is no backend any more",
+				"remove agent/lb: it is no load balancer any more",
+				"create agent/be1: address 20.1.1.10 program 0123456789ab",
+				"change decap/be2: xdp address 20.1.1.20 balancer 20.1.1.1 program 0123456789ab -> xdp address 20.1.1.20 balancer 20.1.1.10 program 0123456789ab",
+				"create decap/lb: xdp address 20.1.1.1 balancer 20.1.1.10 program 0123456789ab",
+				"create page/lb: lb windows 20.1.1.1 tcp 80 udp - program 0123456789ab",
+				"change route/client: 40.1.1.1 via 20.1.1.1 mtu 1480 -> 40.1.1.1 via 20.1.1.10 mtu 1480",
+				"change service/1: backends 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80 -> 20.1.1.20:80",
+				"remove node/be3: not in the topology",
+				"remove node/be4: not in the topology",
 			},
 		},
 		{
@@ -321,6 +346,14 @@ func TestPlanOfAChange(t *testing.T) {
 				f.Services = append([]api.Service{{ID: 10}, {ID: 9}}, f.Services...)
 			},
 			changes: []string{"remove service/9: not in the topology", "remove service/10: not in the topology"},
+		},
+		{
+			name: "a service that takes the frontend of one that is gone comes after it",
+			want: func(t *topology.Topology) { t.Services[0].ID = 9 },
+			changes: []string{
+				"remove service/1: not in the topology",
+				"create service/9: 40.1.1.1:80/tcp dsr, backends 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80",
+			},
 		},
 		{
 			name: "another program restarts everything that was made from the old one", program: strings.Repeat("f", 64),
@@ -453,6 +486,20 @@ func TestServiceNeedsAllThatItsBackendsNeed(t *testing.T) {
 	want := []string{"agent/lb", "decap/be1", "decap/be4", "page/be1", "page/be4", "vip/be1", "vip/be4"}
 	if got := slices.Sorted(slices.Values(last.Needs)); last.ID != "service/1" || !slices.Equal(got, want) {
 		t.Errorf("%s needs %v, want service/1 to need %v", last.ID, got, want)
+	}
+}
+
+func TestServiceWaitsForItsFrontend(t *testing.T) {
+	top := topology.Default()
+	top.Services[0].ID = 9
+	found := asWanted(topology.Default())
+	other := found.Services[0]
+	other.ID, other.Frontend = 2, netip.MustParseAddrPort("40.1.1.2:80")
+	found.Services = append(found.Services, other)
+	steps := plan.Build(plan.Wanted{Topology: top, Program: program}, found)
+	last := steps[len(steps)-1]
+	if last.ID != "service/9" || !slices.Contains(last.Needs, "service/1") || slices.Contains(last.Needs, "service/2") {
+		t.Errorf("%s needs %v, want service/9 to need service/1 and not service/2", last.ID, last.Needs)
 	}
 }
 

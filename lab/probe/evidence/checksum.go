@@ -43,8 +43,10 @@ func (p Packet) Checksums() (Verdict, []string) {
 		name, at = "udp", 6
 	}
 	want := transportSum(p.IP, at)
-	if want == 0 && p.Transport.Protocol == ProtocolUDP {
-		want = 0xffff // RFC 768: a computed zero is sent as all ones
+	// One's complement has two zeros (RFC 1071). For UDP, RFC 768 demands all
+	// ones; for TCP either is right, and Linux sends all ones (CSUM_MANGLED_0).
+	if want == 0 && (p.Transport.Protocol == ProtocolUDP || p.Transport.Checksum == 0xffff) {
+		want = 0xffff
 	}
 	faults = appendFault(faults, name, p.Transport.Checksum, want)
 	return worst(faults, Right), faults

@@ -92,6 +92,17 @@ func ensurePort(sw namespace, h *netlink.Handle, p port) error {
 	if err != nil {
 		return fmt.Errorf("find port %s: %w", p.machine, err)
 	}
+	// The cable and its place on the bridge are two requests to the kernel: a
+	// labctl that was killed between them left a port on nothing.
+	bridge, err := h.LinkByName(bridgeName)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", bridgeName, err)
+	}
+	if link.Attrs().MasterIndex != bridge.Attrs().Index {
+		if err := h.LinkSetMaster(link, bridge); err != nil {
+			return fmt.Errorf("put port %s on %s: %w", p.machine, bridgeName, err)
+		}
+	}
 	if link.Attrs().MTU != p.mtu {
 		if err := h.LinkSetMTU(link, p.mtu); err != nil {
 			return fmt.Errorf("set the MTU of port %s to %d: %w", p.machine, p.mtu, err)

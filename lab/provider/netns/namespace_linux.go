@@ -199,6 +199,21 @@ func deleteName(name string) error {
 	return nil
 }
 
+// removeEmptyName removes a file that names nothing: a labctl that was killed
+// between making a name and binding it, or between unbinding and removing it,
+// leaves one.
+func removeEmptyName(name string) error {
+	path := filepath.Join(runDir, name)
+	st, err := os.Lstat(path)
+	if err != nil || !st.Mode().IsRegular() || st.Size() > 0 {
+		return nil // not there, or not what a name is made of
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the empty name %s: %w", path, err)
+	}
+	return nil
+}
+
 // names returns the namespaces whose names begin with a lab's prefix.
 func names(lab string) ([]string, error) {
 	entries, err := os.ReadDir(runDir)

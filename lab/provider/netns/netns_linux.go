@@ -114,12 +114,8 @@ func ensureNamespace(ctx context.Context, lab provider.Lab, machine string, sett
 		return namespace{}, err
 	}
 	name := namespaceName(lab.Topology.Name, machine)
-	// A labctl killed between making the name and binding it leaves an empty
-	// file that names nothing.
-	if st, err := os.Lstat(filepath.Join(runDir, name)); err == nil && st.Mode().IsRegular() && st.Size() == 0 {
-		if err := os.Remove(filepath.Join(runDir, name)); err != nil {
-			return namespace{}, fmt.Errorf("remove the empty name %s: %w", name, err)
-		}
+	if err := removeEmptyName(name); err != nil {
+		return namespace{}, err
 	}
 	mark, err := markOf(lab, machine)
 	if err != nil {
@@ -313,6 +309,8 @@ func (p *namespaces) RemoveNode(ctx context.Context, lab provider.Lab, name stri
 	if !missing {
 		ns.close()
 		errs = multierror.Append(errs, deleteName(namespaceName(lab.Topology.Name, name)))
+	} else {
+		errs = multierror.Append(errs, removeEmptyName(namespaceName(lab.Topology.Name, name)))
 	}
 	errs = multierror.Append(errs, os.RemoveAll(filepath.Join(pinsOf(lab), name)), os.RemoveAll(dir))
 	return errs.ErrorOrNil()
@@ -335,6 +333,8 @@ func (p *namespaces) Destroy(ctx context.Context, lab provider.Lab) error {
 			if err == nil {
 				ns.close()
 				err = deleteName(name)
+			} else if errors.Is(err, fs.ErrNotExist) {
+				err = removeEmptyName(name)
 			}
 			if err != nil && !errors.Is(err, provider.ErrForeign) && !errors.Is(err, fs.ErrNotExist) {
 				mu.Lock()

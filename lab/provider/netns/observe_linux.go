@@ -48,7 +48,7 @@ func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Ac
 		}
 	}
 	for machine, m := range actual.Machines {
-		if fault := portFault(ports[machine], t, machine); fault != "" {
+		if fault := portFault(ports[machine], ports[bridgeName], t, machine); fault != "" {
 			m.Faults = append(m.Faults, fault)
 			actual.Machines[machine] = m
 		}
@@ -159,10 +159,12 @@ func observeAddress(h *netlink.Handle, link netlink.Link, t topology.Topology, m
 }
 
 // portFault says what of a machine's port on the switch is wrong.
-func portFault(link netlink.Link, t topology.Topology, machine string) string {
+func portFault(link, bridge netlink.Link, t topology.Topology, machine string) string {
 	switch {
 	case link == nil:
 		return "its port on the switch is missing"
+	case bridge == nil || link.Attrs().MasterIndex != bridge.Attrs().Index:
+		return "its port is not on the switch"
 	case link.Attrs().Flags&net.FlagUp == 0:
 		return "its port on the switch is down"
 	case link.Attrs().MTU != t.Switch.MTU:

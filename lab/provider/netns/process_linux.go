@@ -166,11 +166,34 @@ func waitEnd(ctx context.Context, pidfd int, d time.Duration) (bool, error) {
 // or not it is remembered: a labctl that was killed may have started it and
 // not written it down. A program in the lab's own folder is the lab's.
 func endAllUnder(ctx context.Context, dir string) error {
+	prefix := dir + string(filepath.Separator)
+	return endAll(ctx, func(pid int) bool { return strings.HasPrefix(programOf(pid), prefix) })
+}
+
+// endStray kills a daemon that runs and is not written down: the labctl that
+// started it was killed before it could. It would hold the port of the next
+// one and answer in its place. Its log was opened before it was started; where
+// there is no log, nothing needs to be looked for.
+func endStray(ctx context.Context, dir, name string, argv []string) error {
+	if !isFile(logFile(dir, name)) {
+		return nil
+	}
+	return endAll(ctx, func(pid int) bool {
+		// A program that was replaced since bears this suffix (proc(5)).
+		if strings.TrimSuffix(programOf(pid), " (deleted)") != argv[0] {
+			return false
+		}
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return err == nil && strings.HasPrefix(string(line), strings.Join(argv[:2], "\x00")+"\x00")
+	})
+}
+
+// endAll kills every process of a kind and waits for its end.
+func endAll(ctx context.Context, kind func(pid int) bool) error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return fmt.Errorf("list processes: %w", err)
 	}
-	prefix := dir + string(filepath.Separator)
 	var errs *multierror.Error
 	var pidfds []int
 	defer func() {
@@ -180,7 +203,7 @@ func endAllUnder(ctx context.Context, dir string) error {
 	}()
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || !strings.HasPrefix(programOf(pid), prefix) {
+		if err != nil || !kind(pid) {
 			continue
 		}
 		pidfd, err := unix.PidfdOpen(pid, 0)
@@ -188,7 +211,7 @@ func endAllUnder(ctx context.Context, dir string) error {
 			continue // gone meanwhile
 		}
 		pidfds = append(pidfds, pidfd)
-		if !strings.HasPrefix(programOf(pid), prefix) {
+		if !kind(pid) {
 			continue // another process got the pid before the pidfd was open
 		}
 		if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -198,7 +221,7 @@ func endAllUnder(ctx context.Context, dir string) error {
 	}
 	for _, fd := range pidfds {
 		if gone, err := waitEnd(ctx, fd, 5*time.Second); err != nil || !gone {
-			errs = multierror.Append(errs, fmt.Errorf("a process under %s is still there 5 s after SIGKILL: %w", dir, errors.Join(err, os.ErrDeadlineExceeded)))
+			errs = multierror.Append(errs, fmt.Errorf("a process of the lab is still there 5 s after SIGKILL: %w", errors.Join(err, os.ErrDeadlineExceeded)))
 		}
 	}
 	return errs.ErrorOrNil()

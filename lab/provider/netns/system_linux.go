@@ -259,6 +259,9 @@ func (s system) ensureDaemon(ctx context.Context, name, spec string, argv []stri
 	case !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s: %w", s.machine, err)
 	}
+	if err := endStray(ctx, s.dir, name, argv); err != nil {
+		return fmt.Errorf("%s: %w", s.machine, err)
+	}
 	err = s.enter(func(ns namespace) error {
 		d, err = startDaemon(ns, s.dir, name, spec, argv)
 		return err
