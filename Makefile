@@ -15,7 +15,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25
 
 build: ## build bin/labctl and bin/lbagent, both static; needs Go alone
-	CGO_ENABLED=0 $(GO) build -trimpath $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
 
 demo: build ## bring the five-machine lab up, walk through SNAT and DSR, take it down
 	bin/labctl demo

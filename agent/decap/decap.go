@@ -51,8 +51,8 @@ type Options struct {
 	// Image is the native image (.sys) of the program; Windows only.
 	Image string
 
-	// withoutTCX takes the clsact filter of kernels before 6.6.
-	withoutTCX bool
+	// Clsact takes the clsact filter of kernels before 6.6 also where TCX is there.
+	Clsact bool
 }
 
 // sentinel is an error that callers tell apart, with the exit code it asks for.

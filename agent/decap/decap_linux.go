@@ -58,7 +58,7 @@ func Attach(ctx context.Context, o Options) (done string, err error) {
 	if o.Hook == XDP {
 		how, err = p.attachXDP(pins, iface, o.Generic)
 	} else {
-		how, err = p.attachTC(pins, iface, o.withoutTCX)
+		how, err = p.attachTC(pins, iface, o.Clsact)
 	}
 	if err != nil {
 		return "", fmt.Errorf("attach %s to %s: %w", p.name, o.Interface, explain(err))

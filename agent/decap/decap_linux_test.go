@@ -218,7 +218,7 @@ func (n *node) pinned() []string {
 // variants are all ways to attach.
 func variants(n *node) map[string]Options {
 	generic, filter := n.options(XDP), n.options(TC)
-	generic.Generic, filter.withoutTCX = true, true
+	generic.Generic, filter.Clsact = true, true
 	return map[string]Options{"native XDP": n.options(XDP), "generic XDP": generic, "TCX": n.options(TC), "clsact filter": filter}
 }
 
@@ -252,7 +252,7 @@ func TestAttachAgainKeepsWhatIsRight(t *testing.T) {
 		n.sendEncapsulated(balancer, backend, "one")
 		n.expect("one")
 		again := "kept"
-		if o.withoutTCX {
+		if o.Clsact {
 			again = "updated"
 		}
 		n.attach(o, variant+", "+again)
@@ -401,7 +401,7 @@ func TestForeignFiltersStay(t *testing.T) {
 		Fd: foreign.FD(), Name: "foreign", DirectAction: true,
 	}))
 	o := n.options(TC)
-	o.withoutTCX = true
+	o.Clsact = true
 	n.attach(o, "clsact filter, attached")
 	if got := n.hooks(); got != "clsact foreign, clsact filter" {
 		t.Errorf("on the interface: %q", got)

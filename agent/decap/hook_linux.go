@@ -47,8 +47,8 @@ func isGeneric(xdp *netlink.LinkXdp) bool {
 }
 
 // attachTC makes a TCX link carry p, or, where the kernel has none, a filter.
-func (p *program) attachTC(pins *pinDir, iface netlink.Link, withoutTCX bool) (string, error) {
-	if withoutTCX {
+func (p *program) attachTC(pins *pinDir, iface netlink.Link, clsact bool) (string, error) {
+	if clsact {
 		return p.attachFilter(pins, iface)
 	}
 	index := iface.Attrs().Index

@@ -54,6 +54,7 @@ func newDecapAttachCommand() *cobra.Command {
 	flags.StringVar(&address, "address", "", "this backend's address, the outer destination")
 	flags.StringVar(&balancer, "balancer", "", "the load balancer's address, the outer source; 0.0.0.0 accepts any")
 	flags.StringVar(&hook, "hook", "", "xdp (as on Windows) or tc (as on Linux)")
+	flags.BoolVar(&options.Clsact, "clsact", false, "TC by a clsact filter also where the kernel has TCX")
 	flags.BoolVar(&options.Generic, "generic", false, "XDP in the slow mode, for drivers without native XDP")
 	flags.StringVar(&options.Image, "image", "", "native image (.sys) of the program, on Windows")
 	addPinDirFlag(cmd, &options.PinDir)

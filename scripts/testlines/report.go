@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,7 +15,7 @@ type report struct {
 	root bool
 
 	passed, failed, skipped int
-	left                    []leftOut
+	left                    []*leftOut
 	tests                   map[key]*running
 	// blamed are the packages in which a test is known to have failed. One that
 	// fails without (it does not build, its TestMain fails) counts as one failure.
@@ -31,8 +32,13 @@ type running struct {
 	parts, partFailed bool
 }
 
-// leftOut is a test that skipped.
-type leftOut struct{ test, reason string }
+// leftOut are tests of one package that skipped for one reason.
+type leftOut struct {
+	pkg, reason string
+	// tests are their names without those of subtests, each once.
+	tests []string
+	count int
+}
 
 func newReport(out io.Writer, root bool) *report {
 	return &report{out: out, root: root, tests: map[key]*running{}, blamed: map[string]bool{}}
@@ -115,7 +121,7 @@ func (r *report) write(k key, output string) {
 	r.fail(k.pkg, number(m[2]))
 	r.skipped += number(m[3]) + number(m[4])
 	if number(m[3])+number(m[4]) > 0 {
-		r.left = append(r.left, leftOut{k.pkg + " " + k.test, m[3] + " pending and " + m[4] + " skipped specs"})
+		r.leave(k, m[3]+" pending and "+m[4]+" skipped specs")
 	}
 	fmt.Fprintf(r.out, "%s %s: %s", k.pkg, k.test, output)
 }
@@ -140,7 +146,20 @@ func (r *report) end(k key, action string) {
 		r.passed++
 	case action == "skip":
 		r.skipped++
-		r.left = append(r.left, leftOut{k.pkg + " " + k.test, reason(t.output)})
+		r.leave(k, reason(t.output))
+	}
+}
+
+func (r *report) leave(k key, reason string) {
+	i := slices.IndexFunc(r.left, func(l *leftOut) bool { return l.pkg == k.pkg && l.reason == reason })
+	if i < 0 {
+		i = len(r.left)
+		r.left = append(r.left, &leftOut{pkg: k.pkg, reason: reason})
+	}
+	l := r.left[i]
+	l.count++
+	if test, _, _ := strings.Cut(k.test, "/"); !slices.Contains(l.tests, test) {
+		l.tests = append(l.tests, test)
 	}
 }
 
@@ -167,7 +186,7 @@ func (r *report) close(notes []string) bool {
 	if len(r.left)+len(notes) > 0 {
 		fmt.Fprintln(r.out, "\nleft out:")
 		for _, l := range r.left {
-			fmt.Fprintf(r.out, "  %s: %s\n", l.test, l.reason)
+			fmt.Fprintf(r.out, "  %s: %s (%d: %s)\n", l.pkg, l.reason, l.count, strings.Join(l.tests, ", "))
 		}
 		for _, note := range notes {
 			fmt.Fprintf(r.out, "  %s\n", note)
@@ -176,7 +195,7 @@ func (r *report) close(notes []string) bool {
 	}
 	for _, l := range r.left {
 		if r.root && strings.Contains(l.reason, "needs root") {
-			fmt.Fprintf(r.out, "%s was skipped though this is root: that is a failure\n", l.test)
+			fmt.Fprintf(r.out, "%s skipped %s though this is root: that is a failure\n", l.pkg, strings.Join(l.tests, ", "))
 			ok = false
 		}
 	}

@@ -54,23 +54,30 @@ func TestReport(t *testing.T) {
 		{
 			name:   "a skipped test is listed with its reason",
 			events: [][]event{passed, said("TestRoot", "skip", "=== RUN   TestRoot", "    a_test.go:7: needs root: makes namespaces", "--- SKIP: TestRoot (0.00s)")},
-			ok:     true, want: []string{"left out:", "  p TestRoot: needs root: makes namespaces", "1 passed, 0 failed, 1 skipped"},
+			ok:     true, want: []string{"left out:", "  p: needs root: makes namespaces (1: TestRoot)", "1 passed, 0 failed, 1 skipped"},
+		},
+		{
+			name: "tests that skip for one reason are listed together, subtests under their test",
+			events: [][]event{said("TestA", "skip", "    a_test.go:7: no kernel"), said("TestB", "skip", "    a_test.go:9: no disk"),
+				{{Action: "run", Package: "p", Test: "TestC"}}, said("TestC/x", "skip", "    a_test.go:7: no kernel"), said("TestC/y", "skip", "    a_test.go:7: no kernel"),
+				{{Action: "pass", Package: "p", Test: "TestC"}}},
+			ok: true, want: []string{"  p: no kernel (3: TestA, TestC)", "  p: no disk (1: TestB)", "0 passed, 0 failed, 4 skipped"},
 		},
 		{
 			name:   "a test that root skipped for want of root is a failure",
 			events: [][]event{passed, said("TestRoot", "skip", "    a_test.go:7: needs root: makes namespaces")},
-			root:   true, want: []string{"p TestRoot was skipped though this is root: that is a failure", "1 passed, 0 failed, 1 skipped"},
+			root:   true, want: []string{"p skipped TestRoot though this is root: that is a failure", "1 passed, 0 failed, 1 skipped"},
 		},
 		{
 			name:   "a test that root skipped for another reason is listed",
 			events: [][]event{passed, said("TestOld", "skip", "    a_test.go:7: kernel 5.4 has no such hook")},
-			root:   true, ok: true, want: []string{"  p TestOld: kernel 5.4 has no such hook", "1 passed, 0 failed, 1 skipped"},
+			root:   true, ok: true, want: []string{"  p: kernel 5.4 has no such hook (1: TestOld)", "1 passed, 0 failed, 1 skipped"},
 		},
 		{
 			name: "the specs of a Ginkgo suite are counted each, colours or not",
 			events: [][]event{said("TestSuite", "fail",
 				"\x1b[1mFAIL!\x1b[0m -- \x1b[38;5;10m11 Passed\x1b[0m | \x1b[38;5;9m2 Failed\x1b[0m | 0 Pending | 1 Skipped"), packageFails},
-			want: []string{"  p TestSuite: 0 pending and 1 skipped specs", "11 passed, 2 failed, 1 skipped"},
+			want: []string{"  p: 0 pending and 1 skipped specs (1: TestSuite)", "11 passed, 2 failed, 1 skipped"},
 		},
 		{
 			name: "a package that does not build is a failure",
