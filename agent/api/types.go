@@ -39,7 +39,9 @@ type Interface struct {
 }
 
 // Service is the desired state of one virtual service: the body of
-// PUT /v1/services/{id} and an element of GET /v1/services.
+// PUT /v1/services/{id} and an element of GET /v1/services. In a PUT for a
+// service that exists, a Protocol or Mode of "" and a TableSize of 0 keep what it has;
+// for a new one they mean what stands with them.
 type Service struct {
 	ID       uint32         `json:"id"`
 	Frontend netip.AddrPort `json:"frontend"`
@@ -112,7 +114,9 @@ type Counters struct {
 	Drops map[string]uint64 `json:"drops"`
 }
 
-// ServiceCounters are one service's and its backends' totals since the maps were made.
+// ServiceCounters are one service's and its backends' totals since they were
+// first there. They survive a restart of the agent, and the service's or backend's
+// going and coming back, as long as its number was not needed for another.
 type ServiceCounters struct {
 	ID uint32 `json:"id"`
 	Traffic

@@ -13,11 +13,7 @@ import (
 // Attach replaces the program of the pinned attachment, in one step for the
 // kernel, or makes and pins a new attachment.
 func (p *program) Attach() error {
-	present, err := xdpOf(p.options.Index)
-	if err != nil {
-		return err
-	}
-	pinned, err := p.pins.pinnedLink()
+	present, pinned, err := p.attachable()
 	if err != nil {
 		return err
 	}
@@ -25,6 +21,48 @@ func (p *program) Attach() error {
 		return p.attachNew(present)
 	}
 	defer pinned.Close()
+	if isOrphan(pinned) {
+		if err := pinned.Unpin(); err != nil {
+			return fmt.Errorf("remove the pin %s of a deleted interface: %w", p.pins.linkPath(), err)
+		}
+		return p.attachNew(present)
+	}
+	if err := pinned.Update(p.program); err != nil {
+		return fmt.Errorf("replace program %d on %s: %w", present.ProgId, p.options.Interface, err)
+	}
+	p.options.step("attached to %s: took over from program %d (%s XDP)", p.options.Interface, present.ProgId, modeName(present))
+	return nil
+}
+
+// checkAttachable says, before anything is made or written, that Attach will
+// meet another interface's pins or somebody else's program.
+func (p *program) checkAttachable() error {
+	_, pinned, err := p.attachable()
+	if pinned != nil {
+		err = errors.Join(err, pinned.Close())
+	}
+	return err
+}
+
+// attachable returns what the interface runs and the pinned attachment, nil
+// when there is none; the pin is this interface's, or a deleted one's.
+func (p *program) attachable() (present netlink.LinkXdp, pinned link.Link, err error) {
+	if present, err = xdpOf(p.options.Index); err != nil {
+		return present, nil, err
+	}
+	if pinned, err = p.pins.pinnedLink(); err != nil {
+		return present, nil, err
+	}
+	if pinned == nil {
+		return present, nil, p.foreign(present)
+	}
+	if err := p.checkPinned(pinned, present); err != nil {
+		return present, nil, errors.Join(err, pinned.Close())
+	}
+	return present, pinned, nil
+}
+
+func (p *program) checkPinned(pinned link.Link, present netlink.LinkXdp) error {
 	info, err := pinned.Info()
 	if err != nil {
 		return fmt.Errorf("read the pinned attachment %s: %w", p.pins.linkPath(), err)
@@ -34,27 +72,33 @@ func (p *program) Attach() error {
 	case xdp == nil:
 		return fmt.Errorf("the pinned attachment %s is no XDP link", p.pins.linkPath())
 	case xdp.Ifindex == 0:
-		// Its interface was deleted, so it holds nothing.
-		if err := pinned.Unpin(); err != nil {
-			return fmt.Errorf("remove the pin %s of a deleted interface: %w", p.pins.linkPath(), err)
-		}
-		return p.attachNew(present)
+		return p.foreign(present)
 	case int(xdp.Ifindex) != p.options.Index || info.Program != ebpf.ProgramID(present.ProgId):
 		// Numbers of interfaces repeat in other network namespaces, programs' do not.
 		return fmt.Errorf("the pins in %s belong to interface %d with program %d, not to %s (%d): run `lbagent unload` first, or choose another --pin-dir",
 			p.pins.path, xdp.Ifindex, info.Program, p.options.Interface, p.options.Index)
 	}
-	if err := pinned.Update(p.program); err != nil {
-		return fmt.Errorf("replace program %d on %s: %w", info.Program, p.options.Interface, err)
-	}
-	p.options.step("attached to %s: took over from program %d (%s XDP)", p.options.Interface, info.Program, modeName(present))
 	return nil
 }
 
+// isOrphan says whether a pinned attachment holds nothing, its interface having been deleted.
+func isOrphan(pinned link.Link) bool {
+	info, err := pinned.Info()
+	return err == nil && info.XDP() != nil && info.XDP().Ifindex == 0
+}
+
+// foreign refuses an interface that runs a program though no pin of ours holds one there.
+func (p *program) foreign(present netlink.LinkXdp) error {
+	if !present.Attached {
+		return nil
+	}
+	return fmt.Errorf("%s: %w (id %d): whoever attached it must detach it first",
+		p.options.Interface, ErrForeignProgram, present.ProgId)
+}
+
 func (p *program) attachNew(present netlink.LinkXdp) error {
-	if present.Attached {
-		return fmt.Errorf("%s: %w (id %d): whoever attached it must detach it first",
-			p.options.Interface, ErrForeignProgram, present.ProgId)
+	if err := p.foreign(present); err != nil {
+		return err
 	}
 	mode := link.XDPDriverMode
 	if p.options.Generic {

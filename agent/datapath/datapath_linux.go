@@ -24,8 +24,11 @@ type program struct {
 var _ Datapath = (*program)(nil)
 
 // Load verifies and loads the embedded program with the maps that are pinned
-// in options.PinDir, or with new ones. Nothing is attached yet. When it fails,
-// what was there before is as it was, and what it made is gone.
+// in options.PinDir, or with new ones. Nothing is attached yet. An interface
+// that Attach could not take, because the pins are another one's or somebody
+// else's program is on it, is refused here, before a caller writes to the maps.
+// When Load fails, pinned maps and the attached program are untouched, and the maps
+// that it made are gone, with a pin directory that is then empty.
 func Load(options Options) (Datapath, error) {
 	if options.Requirements == nil {
 		options.Requirements = Requirements()
@@ -42,7 +45,11 @@ func Load(options Options) (Datapath, error) {
 		return nil, err
 	}
 	p := &program{options: options, pins: pins}
-	if err := p.load(spec); err != nil {
+	err = p.checkAttachable()
+	if err == nil {
+		err = p.load(spec)
+	}
+	if err != nil {
 		return nil, errors.Join(err, pins.removeIfEmpty(), pins.close())
 	}
 	return p, nil

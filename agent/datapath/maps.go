@@ -122,11 +122,9 @@ func (m *Maps) Backends() (map[uint32]Backend, error) {
 	return backends, nil
 }
 
-// PutBackend writes a backend under an id that was free; its counters start at 0.
+// PutBackend writes a backend under an id. What the id has counted stays:
+// see ClearBackendTraffic.
 func (m *Maps) PutBackend(id uint32, b Backend) error {
-	if err := m.clearTraffic(m.maps.BackendStats, id); err != nil {
-		return fmt.Errorf("clear backend %d in the map backend_stats: %w", id, err)
-	}
 	return explain(fmt.Sprintf("write backend %d (%s) to the map backends", id, b.Address),
 		m.maps.Backends.Put(id, b.wire()))
 }

@@ -23,6 +23,12 @@ func (m *Maps) ClearServiceTraffic(slot uint32) error {
 		m.clearTraffic(m.maps.ServiceStats, slot))
 }
 
+// ClearBackendTraffic sets a backend id's totals to 0, for another backend under it.
+func (m *Maps) ClearBackendTraffic(id uint32) error {
+	return explain(fmt.Sprintf("clear backend %d in the map backend_stats", id),
+		m.clearTraffic(m.maps.BackendStats, id))
+}
+
 // BackendTraffic returns the totals of a backend.
 func (m *Maps) BackendTraffic(id uint32) (Traffic, error) {
 	t, err := traffic(m.maps.BackendStats, id)

@@ -20,19 +20,33 @@ type Device struct {
 	Address netip.Addr
 }
 
-// ErrGone: the interface was deleted.
-var ErrGone = errors.New("the interface has gone")
+// Errors that a caller may handle.
+var (
+	// ErrGone: the interface was deleted.
+	ErrGone = errors.New("the interface has gone")
+	// ErrUnusable: the interface or the address that was asked for is not
+	// there, or cannot be balanced on.
+	ErrUnusable = errors.New("unusable interface")
+)
+
+// unusable is matched by ErrUnusable; what is wrong is in the error itself.
+type unusable struct{ error }
+
+func (u unusable) Unwrap() error { return u.error }
+
+func (u unusable) Is(target error) bool { return target == ErrUnusable }
 
 // Read reads the interface name. The balancer's address is address if that is
 // valid, and must be one of the interface's then; else the interface's first IPv4 address.
+// What the caller asked for and cannot be is ErrUnusable.
 func Read(name string, address netip.Addr) (Device, error) {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
-		return Device{}, fmt.Errorf("interface %q: %w%s", name, err, presentNames())
+		return Device{}, unusable{fmt.Errorf("interface %q: %w%s", name, err, presentNames())}
 	}
 	d := Device{Name: i.Name, Index: i.Index, MTU: i.MTU}
 	if len(i.HardwareAddr) != len(d.MAC) {
-		return Device{}, fmt.Errorf("interface %q has no Ethernet address: only Ethernet interfaces are balanced on", name)
+		return Device{}, unusable{fmt.Errorf("interface %q has no Ethernet address: only Ethernet interfaces are balanced on", name)}
 	}
 	d.MAC = [6]byte(i.HardwareAddr)
 	addresses, err := ipv4Of(i)
@@ -41,7 +55,7 @@ func Read(name string, address netip.Addr) (Device, error) {
 	}
 	switch {
 	case len(addresses) == 0:
-		return Device{}, fmt.Errorf("interface %q has no IPv4 address", name)
+		return Device{}, unusable{fmt.Errorf("interface %q has no IPv4 address", name)}
 	case !address.IsValid():
 		d.Address = addresses[0]
 		return d, nil
@@ -52,7 +66,7 @@ func Read(name string, address netip.Addr) (Device, error) {
 			return d, nil
 		}
 	}
-	return Device{}, fmt.Errorf("interface %q does not have the address %s, only %v", name, address, addresses)
+	return Device{}, unusable{fmt.Errorf("interface %q does not have the address %s, only %v", name, address, addresses)}
 }
 
 func ipv4Of(i *net.Interface) ([]netip.Addr, error) {

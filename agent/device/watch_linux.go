@@ -17,6 +17,9 @@ func Watch(ctx context.Context, d Device, changed func(Device)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	see := func(attrs *netlink.LinkAttrs) {
+		if attrs.MTU == 0 {
+			return // a message about something else of the link, without its MTU
+		}
 		now := d
 		now.MTU = attrs.MTU
 		if len(attrs.HardwareAddr) == len(now.MAC) {
@@ -28,6 +31,11 @@ func Watch(ctx context.Context, d Device, changed func(Device)) error {
 		}
 	}
 	err := rtnetlink.Watch(ctx, []uint{unix.RTNLGRP_LINK}, func(m syscall.NetlinkMessage) {
+		// Other families tell of other things: a port that leaves its bridge
+		// comes as AF_BRIDGE's RTM_DELLINK.
+		if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
+			return
+		}
 		l, err := netlink.LinkDeserialize(&unix.NlMsghdr{Type: m.Header.Type}, m.Data)
 		if err != nil || l.Attrs().Index != d.Index {
 			return

@@ -3,8 +3,10 @@
 // bpf_fib_lookup), so a Tracker follows the system's routes and neighbour table,
 // makes the system resolve what it does not know, and writes the MACs to a map.
 //
-// A packet is never sent to a wrong MAC: a next hop that fails leaves the map,
-// and its packets are counted drops until it answers again.
+// A next hop that fails leaves the map, and its packets are counted drops until
+// it answers again. While the system only asks, the MAC that was right stays: of a
+// next hop whose MAC changes in silence, packets go to the old one until the system
+// has noticed, which the probes see to within probeEvery and its own timeouts.
 package neighbour
 
 import (
@@ -43,7 +45,8 @@ type System interface {
 	// Forget removes an entry that the system learned, so that Resolve asks anew.
 	Forget(nextHop netip.Addr) error
 	// Watch calls entry for each change, and resync when anything may have
-	// changed, once at its begin too, until ctx ends.
+	// changed, once at its begin too, until ctx ends. It calls them from any
+	// goroutine, but not after it has returned.
 	Watch(ctx context.Context, entry func(nextHop netip.Addr, e Entry), resync func()) error
 }
 
@@ -99,6 +102,8 @@ type hop struct {
 	next   netip.Addr // invalid while there is no route
 	mac    datapath.MAC
 	wanted bool
+	// left: no service had it any more when Retain was last called.
+	left bool
 	// failures in a row, and when to try again or to probe.
 	failures int
 	due      time.Time
@@ -122,7 +127,11 @@ func New(system System, table Table, log *slog.Logger) (*Tracker, error) {
 
 // Run follows the system until ctx ends.
 func (t *Tracker) Run(ctx context.Context) error {
-	go func() {
+	ctx, cancel := context.WithCancel(ctx)
+	var ticking sync.WaitGroup
+	defer ticking.Wait() // what uses the table ends with Run
+	defer cancel()
+	ticking.Go(func() {
 		ticker := time.NewTicker(tickEvery)
 		defer ticker.Stop()
 		for {
@@ -133,7 +142,7 @@ func (t *Tracker) Run(ctx context.Context) error {
 				t.tick(now)
 			}
 		}
-	}()
+	})
 	return t.system.Watch(ctx, t.observe, t.resync)
 }
 
@@ -152,6 +161,9 @@ func (t *Tracker) Want(ctx context.Context, backends []netip.Addr) error {
 	}
 	for b, h := range t.hops {
 		h.wanted = wanted[b]
+		if h.wanted {
+			h.left = false
+		}
 	}
 	var err error
 	if len(added) > 0 {
@@ -173,20 +185,36 @@ func (t *Tracker) Want(ctx context.Context, backends []netip.Addr) error {
 }
 
 // Retain drops the backends that no service has and that inUse does not name:
-// those of no living flow.
+// those of no living flow. inUse was gathered since the last call. A backend
+// that a service had then may have got a flow after inUse was gathered, so it
+// stays until the next call. A backend that inUse names and that the tracker does not
+// know is followed again.
 func (t *Tracker) Retain(inUse map[netip.Addr]bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var faults []error
 	for b, h := range t.hops {
-		if h.wanted || inUse[b] {
+		switch {
+		case h.wanted || inUse[b]:
+		case h.left:
+			if err := t.table.DeleteNeighbour(b); err != nil {
+				faults = append(faults, err)
+				continue
+			}
+			delete(t.hops, b)
 			continue
 		}
-		if err := t.table.DeleteNeighbour(b); err != nil {
-			faults = append(faults, err)
-			continue
+		h.left = !h.wanted
+	}
+	var missing []netip.Addr
+	for b := range inUse {
+		if t.hops[b] == nil {
+			t.hops[b] = &hop{left: true}
+			missing = append(missing, b)
 		}
-		delete(t.hops, b)
+	}
+	if len(missing) > 0 {
+		faults = append(faults, t.refreshLocked(missing, time.Now()))
 	}
 	return errors.Join(faults...)
 }
@@ -229,10 +257,12 @@ func (t *Tracker) Refresh(ctx context.Context, backend netip.Addr) (api.Neighbou
 	ctx, cancel := context.WithTimeout(ctx, refreshPatience)
 	defer cancel()
 	var entryErr error
+	answered := false
 	t.wait(ctx, func() bool {
 		var entries map[netip.Addr]Entry
 		entries, entryErr = t.system.Entries()
-		return entryErr != nil || entries[next].State != Unknown
+		answered = entries[next].State != Unknown
+		return entryErr != nil || answered
 	})
 	if entryErr != nil {
 		return api.Neighbour{}, entryErr
@@ -245,7 +275,11 @@ func (t *Tracker) Refresh(ctx context.Context, backend netip.Addr) (api.Neighbou
 	if err := t.refreshLocked([]netip.Addr{backend}, time.Now()); err != nil {
 		return api.Neighbour{}, err
 	}
-	return t.hops[backend].describe(backend), nil
+	n := t.hops[backend].describe(backend)
+	if !answered {
+		n.MAC = "" // the map may still have the old one, which nobody has confirmed
+	}
+	return n, nil
 }
 
 func (h *hop) describe(backend netip.Addr) api.Neighbour {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -147,12 +148,12 @@ func (s system) isSet(nextHop netip.Addr) (bool, error) {
 const resyncDelay = 50 * time.Millisecond
 
 func (s system) Watch(ctx context.Context, entry func(netip.Addr, Entry), resync func()) error {
-	var burst *time.Timer
-	defer func() {
-		if burst != nil {
-			burst.Stop()
-		}
-	}()
+	ctx, cancel := context.WithCancel(ctx)
+	var gathering sync.WaitGroup
+	defer gathering.Wait() // resync is not called any more once Watch has returned
+	defer cancel()
+	changes := make(chan struct{}, 1)
+	gathering.Go(func() { gather(ctx, changes, resync) })
 	groups := []uint{unix.RTNLGRP_NEIGH, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_IFADDR}
 	return rtnetlink.Watch(ctx, groups, func(m syscall.NetlinkMessage) {
 		switch m.Header.Type {
@@ -171,10 +172,31 @@ func (s system) Watch(ctx context.Context, entry func(netip.Addr, Entry), resync
 			}
 			entry(address, e)
 		default:
-			if burst != nil {
-				burst.Stop()
+			select {
+			case changes <- struct{}{}:
+			default: // one is waiting already
 			}
-			burst = time.AfterFunc(resyncDelay, resync)
 		}
 	}, resync)
+}
+
+// gather calls do resyncDelay after the first change of a burst, until ctx ends.
+func gather(ctx context.Context, changes <-chan struct{}, do func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(resyncDelay):
+		}
+		select { // what came meanwhile is seen by this call
+		case <-changes:
+		default:
+		}
+		do()
+	}
 }

@@ -21,6 +21,8 @@ type fakeSystem struct {
 	noRoute  map[netip.Addr]bool
 	entries  map[netip.Addr]Entry
 	asked    map[netip.Addr]int
+	// onEntries is called, without the lock, before the table is read.
+	onEntries func()
 	// onResolve answers a request, from another goroutine as the kernel does.
 	onResolve func(nextHop netip.Addr)
 }
@@ -47,6 +49,9 @@ func (f *fakeSystem) NextHop(backend netip.Addr) (netip.Addr, error) {
 }
 
 func (f *fakeSystem) Entries() (map[netip.Addr]Entry, error) {
+	if f.onEntries != nil {
+		f.onEntries()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.entries), nil

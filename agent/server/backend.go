@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -170,7 +171,8 @@ func (s *Server) SetMode(ctx context.Context, update api.ModeUpdate) error {
 }
 
 // Unload detaches the program, removes the pins and ends the agent. The state
-// file stays: the next agent has the same services.
+// file stays: the next agent has the same services. The agent ends also when it
+// fails, and with that error.
 func (s *Server) Unload(context.Context) error {
 	s.using.Lock()
 	defer s.using.Unlock()
@@ -179,8 +181,12 @@ func (s *Server) Unload(context.Context) error {
 	}
 	s.unloaded = true
 	s.endBackground()
-	err := s.datapath.Unload()
+	if err := s.datapath.Unload(); err != nil {
+		err = fmt.Errorf("unload the data path: %w", err)
+		s.stop(err)
+		return err
+	}
 	s.options.Log.Info("data path unloaded")
 	s.stop(errUnloaded)
-	return err
+	return nil
 }

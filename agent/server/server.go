@@ -87,7 +87,8 @@ var _ api.Backend = (*Server)(nil)
 
 // Run is the agent. It returns nil when ctx ends or the data path was
 // unloaded on request; pins stay in the first case. An error at the first start
-// leaves nothing behind; at a later one what was pinned stays.
+// leaves nothing behind; at a later one what was pinned stays and goes on forwarding.
+// A wrong interface or address is device.ErrUnusable.
 func Run(ctx context.Context, options Options) error {
 	// First the socket: while another agent has it, nothing may be touched.
 	listener, err := api.Listen(options.Socket)
@@ -110,7 +111,9 @@ func Run(ctx context.Context, options Options) error {
 	return err
 }
 
-// start does all that comes before the first request.
+// start does all that comes before the first request. What can be wrong is
+// found out first, and the maps, which an earlier agent's program may be
+// forwarding with, are written last: a start that fails leaves it as it was.
 func (s *Server) start(ctx context.Context) (err error) {
 	var mode datapath.Mode
 	if s.options.Mode != "" {
@@ -123,6 +126,10 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.device = d
+	saved, err := service.ReadState(s.options.StateFile)
+	if err != nil {
+		return err
+	}
 	s.step(fmt.Sprintf("interface: %s, MTU %d, index %d, address %s, MAC %s", d.Name, d.MTU, d.Index, d.Address, datapath.MAC(d.MAC)))
 	s.step("loading: data path of " + platform)
 	s.datapath, err = datapath.Load(datapath.Options{
@@ -146,9 +153,6 @@ func (s *Server) start(ctx context.Context) (err error) {
 			err = errors.Join(err, s.leave())
 		}
 	}()
-	if err := s.configure(d); err != nil {
-		return err
-	}
 	if s.tracker, err = neighbour.New(neighbour.NewSystem(d.Index), s.datapath.Maps(), s.options.Log); err != nil {
 		return err
 	}
@@ -156,7 +160,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.services, err = service.Open(ctx, service.Options{
 		Store:       s.datapath.Maps(),
 		NextHops:    s.tracker,
-		StateFile:   s.options.StateFile,
+		Saved:       saved,
 		DefaultMode: mode,
 		Own:         d.Address,
 		Log:         s.options.Log,
@@ -165,12 +169,25 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.step(fmt.Sprintf("services: %d in the maps", len(s.services.Services())))
+	before, err := s.datapath.Maps().Config()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.datapath.Maps().PutConfig(before))
+		}
+	}()
+	if err := s.configure(d); err != nil {
+		return err
+	}
 	if err := s.datapath.Attach(); err != nil {
 		return err
 	}
 	if err := s.services.Save(); err != nil {
 		return err
 	}
+	s.warnOfOtherAddress(before, d)
 	s.inBackground(background, "following the interface", func(ctx context.Context) error {
 		return device.Watch(ctx, d, s.deviceChanged)
 	})
@@ -234,21 +251,16 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 
 // configure writes the interface's facts and the defaults to the data path.
 func (s *Server) configure(d device.Device) error {
-	maps := s.datapath.Maps()
-	before, err := maps.Config()
-	if err != nil {
-		return err
-	}
 	c := datapath.DefaultConfig()
 	c.Address, c.MTU, c.MAC = d.Address, d.MTU, d.MAC
-	if err := maps.PutConfig(c); err != nil {
-		return err
-	}
-	if s.datapath.TookOver() && before.Address != c.Address && !before.Address.IsUnspecified() {
+	return s.datapath.Maps().PutConfig(c)
+}
+
+func (s *Server) warnOfOtherAddress(before datapath.Config, d device.Device) {
+	if s.datapath.TookOver() && before.Address != d.Address && !before.Address.IsUnspecified() {
 		s.warn(fmt.Sprintf("the balancer's address was %s and is %s: SNAT connections of before are lost; --address keeps one",
-			before.Address, c.Address))
+			before.Address, d.Address))
 	}
-	return nil
 }
 
 // deviceChanged follows the interface's MTU and MAC.

@@ -25,7 +25,11 @@ type fakeStore struct {
 	services map[datapath.ServiceKey]datapath.Service
 	backends map[uint32]datapath.Backend
 	tables   map[uint32][]uint32
-	writes   []string
+	// counted are the backend ids that have counters, which flows of tests set.
+	counted map[uint32]bool
+	writes  []string
+	// onWrite, if not nil, is called at each write.
+	onWrite func()
 	// failAt is the write that fails, counted from 1; 0 is none. failures is how many do.
 	failAt, failures int
 }
@@ -39,12 +43,16 @@ func newFakeStore(t *testing.T) *fakeStore {
 		services: make(map[datapath.ServiceKey]datapath.Service),
 		backends: make(map[uint32]datapath.Backend),
 		tables:   make(map[uint32][]uint32),
+		counted:  make(map[uint32]bool),
 	}
 }
 
 // write notes a write, fails it if it is its turn, and looks at what packets meet.
 func (f *fakeStore) write(do func(), format string, args ...any) error {
 	f.writes = append(f.writes, fmt.Sprintf(format, args...))
+	if f.onWrite != nil {
+		f.onWrite()
+	}
 	if f.failAt != 0 && len(f.writes) >= f.failAt && f.failures > 0 {
 		f.failures--
 		return errWrite
@@ -95,6 +103,10 @@ func (f *fakeStore) ClearServiceTraffic(slot uint32) error {
 	return f.write(func() {}, "clear slot %d", slot)
 }
 
+func (f *fakeStore) ClearBackendTraffic(id uint32) error {
+	return f.write(func() { delete(f.counted, id) }, "clear backend %d", id)
+}
+
 func (f *fakeStore) Backends() (map[uint32]datapath.Backend, error) {
 	return maps.Clone(f.backends), nil
 }
@@ -143,12 +155,16 @@ func open(t *testing.T, store *fakeStore, stateFile string) *Manager {
 
 func tryOpen(t *testing.T, store *fakeStore, stateFile string) (*Manager, error) {
 	t.Helper()
+	saved, err := ReadState(stateFile)
+	if err != nil {
+		return nil, err
+	}
 	return Open(t.Context(), Options{
-		Store:     store,
-		NextHops:  store,
-		StateFile: stateFile,
-		Own:       netip.MustParseAddr("20.1.1.1"),
-		Log:       slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Store:    store,
+		NextHops: store,
+		Saved:    saved,
+		Own:      netip.MustParseAddr("20.1.1.1"),
+		Log:      slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 }
 

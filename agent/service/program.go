@@ -140,12 +140,12 @@ func (m *Manager) program(ctx context.Context, s api.Service) error {
 	}
 	want.entry.Slot = have.entry.Slot
 
-	ids, err := m.writeBackends(have.ids, s.Backends, want.key.Protocol)
+	ids, err := m.writeBackends(have, s.Backends)
 	if err != nil {
+		m.dropBackends(have, ids, have.ids)
 		if !exists {
-			m.slots.free(have.entry.Slot)
+			m.slots.retire(have.entry.Slot, ownerOf(have))
 		}
-		m.dropBackends(ids, have.ids)
 		return err
 	}
 	// From here on the table may name any of them, so none is free.
@@ -160,22 +160,35 @@ func (m *Manager) program(ctx context.Context, s api.Service) error {
 	}
 	want.ids = ids
 	m.actual[s.ID] = want
-	m.dropBackends(have.ids, ids)
+	m.dropBackends(want, have.ids, ids)
 	return nil
 }
 
-// prepare gives a new service its slot.
+// prepare gives a new service its slot, and to one that comes back the slot that it
+// had, with what it has counted.
 func (m *Manager) prepare(want programmed) (programmed, error) {
-	slot, ok := m.slots.allot()
+	slot, again, ok := m.slots.allot(ownerOf(want))
 	if !ok {
 		return programmed{}, tooMany("id", "services", m.store.Limits().Services)
 	}
+	want.entry.Slot = slot
+	if again {
+		return want, nil
+	}
+	m.backendIDs.forget(func(f former[backendOwner]) bool { return f.Owner.Slot == slot })
 	if err := m.store.ClearServiceTraffic(slot); err != nil {
 		m.slots.free(slot)
 		return programmed{}, err
 	}
-	want.entry.Slot = slot
 	return want, nil
+}
+
+func ownerOf(p programmed) slotOwner {
+	return slotOwner{ID: p.entry.ID, Frontend: p.key.Frontend, Protocol: p.key.Protocol}
+}
+
+func (p *programmed) backendOwner(b netip.AddrPort) backendOwner {
+	return backendOwner{Slot: p.entry.Slot, Address: b, Protocol: p.key.Protocol}
 }
 
 // switchOver replaces the Maglev table and the service entry. They are two
@@ -209,40 +222,46 @@ func (m *Manager) switchOver(have programmed, exists bool, want programmed, ids 
 	return nil
 }
 
-// writeBackends gives ids to those that have none, and writes them. The ids are
-// returned even with an error.
-func (m *Manager) writeBackends(have map[netip.AddrPort]uint32, backends []netip.AddrPort, protocol datapath.Protocol) (map[netip.AddrPort]uint32, error) {
+// writeBackends gives ids to those of a service's backends that have none, and
+// writes them. The ids are returned even with an error.
+func (m *Manager) writeBackends(of programmed, backends []netip.AddrPort) (map[netip.AddrPort]uint32, error) {
 	ids := make(map[netip.AddrPort]uint32, len(backends))
 	for _, b := range backends {
-		if id, ok := have[b]; ok {
+		if id, ok := of.ids[b]; ok {
 			ids[b] = id
 			continue
 		}
-		id, ok := m.backendIDs.allot()
+		id, again, ok := m.backendIDs.allot(of.backendOwner(b))
 		if !ok {
 			return ids, tooMany("backends", "backends", m.store.Limits().Backends-1)
 		}
+		if !again {
+			if err := m.store.ClearBackendTraffic(id); err != nil {
+				m.backendIDs.free(id)
+				return ids, err
+			}
+		}
 		ids[b] = id
-		if err := m.store.PutBackend(id, datapath.Backend{Address: b, Protocol: protocol}); err != nil {
+		if err := m.store.PutBackend(id, datapath.Backend{Address: b, Protocol: of.key.Protocol}); err != nil {
 			return ids, err
 		}
 	}
 	return ids, nil
 }
 
-// dropBackends frees the ids of those of have that are not in keep. Nobody
-// refers to them any more, so one that cannot be removed now harms nobody: it
-// keeps its id, and the next agent's start removes it.
-func (m *Manager) dropBackends(have, keep map[netip.AddrPort]uint32) {
-	for _, b := range slices.SortedFunc(maps.Keys(have), netip.AddrPort.Compare) {
-		if id, kept := keep[b]; kept && id == have[b] {
+// dropBackends frees the ids of those of a service's backends that are not in
+// keep. Nobody refers to them any more, so one that cannot be removed now harms
+// nobody: it keeps its id, and the next agent's start removes it.
+func (m *Manager) dropBackends(of programmed, ids, keep map[netip.AddrPort]uint32) {
+	for _, b := range slices.SortedFunc(maps.Keys(ids), netip.AddrPort.Compare) {
+		if id, kept := keep[b]; kept && id == ids[b] {
 			continue
 		}
-		if err := m.store.DeleteBackend(have[b]); err != nil {
-			m.log.Warn("could not remove a backend that no service has", "backend", b, "id", have[b], "error", err)
+		if err := m.store.DeleteBackend(ids[b]); err != nil {
+			m.log.Warn("could not remove a backend that no service has", "backend", b, "id", ids[b], "error", err)
 			continue
 		}
-		m.backendIDs.free(have[b])
+		m.backendIDs.retire(ids[b], of.backendOwner(b))
 	}
 }
 
@@ -259,8 +278,8 @@ func (m *Manager) remove(id uint32) error {
 	if err := m.store.DeleteTable(have.entry.Slot); err != nil {
 		return err
 	}
-	m.dropBackends(have.ids, nil)
-	m.slots.free(have.entry.Slot)
+	m.dropBackends(have, have.ids, nil)
+	m.slots.retire(have.entry.Slot, ownerOf(have))
 	delete(m.actual, id)
 	return nil
 }

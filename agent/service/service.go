@@ -33,6 +33,7 @@ type Store interface {
 	DeleteService(datapath.ServiceKey) error
 	ClearServiceTraffic(slot uint32) error
 	Backends() (map[uint32]datapath.Backend, error)
+	ClearBackendTraffic(id uint32) error
 	PutBackend(id uint32, b datapath.Backend) error
 	DeleteBackend(id uint32) error
 	Slots() ([]uint32, error)
@@ -51,11 +52,11 @@ type NextHops interface {
 type Options struct {
 	Store    Store
 	NextHops NextHops
-	// StateFile keeps the desired state; "" keeps it in memory only.
-	StateFile string
+	// Saved is what ReadState returned, and where the desired state is kept.
+	Saved Saved
 	// DefaultMode is for services that name none; 0 means what the state file says, else DSR.
 	DefaultMode datapath.Mode
-	// Own is the balancer's address, which cannot be a backend.
+	// Own is the balancer's address, which can be neither frontend nor backend.
 	Own netip.Addr
 	Log *slog.Logger
 }
@@ -73,7 +74,8 @@ type Manager struct {
 	desired state
 	actual  map[uint32]programmed
 	// backendIDs and slots are the numbers in use.
-	backendIDs, slots numbers
+	backendIDs numbers[backendOwner]
+	slots      numbers[slotOwner]
 }
 
 // programmed is what the maps hold of a service.
@@ -86,30 +88,36 @@ type programmed struct {
 	stale bool
 }
 
-// Open reads the desired state and what the maps hold, and makes the maps as
-// desired. Without a state file, the maps' services become the desired ones.
+// Open reads what the maps hold and makes them as the saved state desires.
+// Without a state file, the maps' services become the desired ones. A state that
+// cannot be met with this balancer's address is refused before anything is written.
 func Open(ctx context.Context, options Options) (*Manager, error) {
+	saved := options.Saved
 	m := &Manager{
 		store:     options.Store,
 		hops:      options.NextHops,
-		stateFile: options.StateFile,
+		stateFile: saved.path,
 		own:       options.Own,
 		log:       options.Log,
+		desired:   saved.state.clone(),
 	}
 	limits := m.store.Limits()
-	m.backendIDs = newNumbers(1, limits.Backends)
-	m.slots = newNumbers(0, limits.Services)
-	saved, found, err := loadState(m.stateFile)
-	if err != nil {
+	m.backendIDs = newNumbers[backendOwner](1, limits.Backends)
+	m.slots = newNumbers[slotOwner](0, limits.Services)
+	if err := m.validateAll("the state file " + m.stateFile); err != nil {
 		return nil, err
 	}
-	m.desired = saved
 	if err := m.readActual(); err != nil {
 		return nil, fmt.Errorf("read the services that the maps hold: %w", err)
 	}
-	m.backendIDs.next, m.slots.next = saved.NextBackend, saved.NextSlot
-	if !found {
+	m.backendIDs.next, m.slots.next = saved.state.NextBackend, saved.state.NextSlot
+	m.backendIDs.remember(saved.state.FormerBackends)
+	m.slots.remember(saved.state.FormerSlots)
+	if !saved.found {
 		m.adopt()
+		if err := m.validateAll("the pinned maps"); err != nil {
+			return nil, err
+		}
 	}
 	if options.DefaultMode != 0 {
 		m.desired.Mode = options.DefaultMode.String()
@@ -158,6 +166,14 @@ func (m *Manager) reconcile(ctx context.Context) error {
 		if err := m.remove(id); err != nil {
 			return err
 		}
+	}
+	// All at once: for those that are silent it waits once, not for each service.
+	var all []netip.AddrPort
+	for _, s := range m.desired.Services {
+		all = append(all, s.Backends...)
+	}
+	if err := m.wantHops(ctx, all); err != nil {
+		return err
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.desired.Services)) {
 		s := m.desired.Services[id]
@@ -258,7 +274,7 @@ func (m *Manager) SetMode(ctx context.Context, mode string, id uint32) error {
 		}
 		s.Mode = mode
 		if err := m.validate(s); err != nil {
-			return fmt.Errorf("service %d: %w", sid, err)
+			return ofService(sid, err)
 		}
 		next.Services[sid] = s
 		changed = append(changed, sid)
@@ -279,8 +295,12 @@ func (m *Manager) change(ctx context.Context, next state, touched ...uint32) err
 	m.desired = next
 	err := m.apply(ctx, touched)
 	if err == nil {
-		// Again, now with the numbers that were given out.
-		return m.save(m.desired)
+		// Again, now with the numbers that were given out. The services are
+		// saved already, and in place: what fails here is no failed update.
+		if err := m.save(m.desired); err != nil {
+			m.log.Error("the update is in place and saved; which numbers it got could not be saved", "error", err)
+		}
+		return nil
 	}
 	m.desired = previous
 	// The caller may have gone, which is no reason to leave half an update.
@@ -328,6 +348,18 @@ func (m *Manager) wantHops(ctx context.Context, more []netip.AddrPort) error {
 
 func notFound(id uint32) error {
 	return &api.Error{Field: "id", Message: fmt.Sprintf("there is no service %d", id), Code: 404}
+}
+
+// ofService puts a service's number into a refusal, whose own text is what a
+// client gets to read.
+func ofService(id uint32, err error) error {
+	var refusal *api.Error
+	if !errors.As(err, &refusal) {
+		return fmt.Errorf("service %d: %w", id, err)
+	}
+	numbered := *refusal
+	numbered.Message = fmt.Sprintf("service %d: %s", id, refusal.Message)
+	return &numbered
 }
 
 func tableOf(backends map[netip.AddrPort]uint32, protocol datapath.Protocol, size uint32) ([]uint32, error) {

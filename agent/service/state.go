@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
@@ -23,8 +24,30 @@ type state struct {
 	// Mode is the default for services that name none.
 	Mode     string
 	Services map[uint32]api.Service
-	// NextBackend and NextSlot are where numbers.next stood.
+	// NextBackend and NextSlot are where numbers.next stood, the others what
+	// numbers.former was.
 	NextBackend, NextSlot uint32
+	FormerBackends        []former[backendOwner]
+	FormerSlots           []former[slotOwner]
+}
+
+// Saved is the desired state as the state file has it.
+type Saved struct {
+	path  string
+	found bool
+	state state
+}
+
+// ReadState reads the state file, there being none is fine; "" keeps the state in
+// memory only. A file that is damaged, or of another version, is an error that
+// says what to do: find out before touching the data path. What an agent left
+// beside it that was killed while writing is removed.
+func ReadState(path string) (Saved, error) {
+	state, found, err := loadState(path)
+	if err != nil {
+		return Saved{}, err
+	}
+	return Saved{path: path, found: found, state: state}, removeTemporary(path)
 }
 
 func (s state) clone() state {
@@ -34,11 +57,14 @@ func (s state) clone() state {
 
 // stateJSON is the state as it lies in the file.
 type stateJSON struct {
-	Version     int           `json:"version"`
-	Mode        string        `json:"mode"`
-	NextBackend uint32        `json:"nextBackend"`
-	NextSlot    uint32        `json:"nextSlot"`
-	Services    []api.Service `json:"services"`
+	Version     int    `json:"version"`
+	Mode        string `json:"mode"`
+	NextBackend uint32 `json:"nextBackend"`
+	NextSlot    uint32 `json:"nextSlot"`
+	// FormerBackends and FormerSlots are numbers that wait for their owners.
+	FormerBackends []former[backendOwner] `json:"formerBackends,omitempty"`
+	FormerSlots    []former[slotOwner]    `json:"formerSlots,omitempty"`
+	Services       []api.Service          `json:"services"`
 }
 
 // loadState reads the file; found is false when there is none.
@@ -82,6 +108,7 @@ func loadState(path string) (s state, found bool, err error) {
 		s.Services[service.ID] = service
 	}
 	s.Mode, s.NextBackend, s.NextSlot = j.Mode, j.NextBackend, j.NextSlot
+	s.FormerBackends, s.FormerSlots = j.FormerBackends, j.FormerSlots
 	return s, true, nil
 }
 
@@ -92,11 +119,13 @@ func (m *Manager) save(s state) error {
 		return nil
 	}
 	j := stateJSON{
-		Version:     stateVersion,
-		Mode:        s.Mode,
-		NextBackend: m.backendIDs.next,
-		NextSlot:    m.slots.next,
-		Services:    []api.Service{},
+		Version:        stateVersion,
+		Mode:           s.Mode,
+		NextBackend:    m.backendIDs.next,
+		NextSlot:       m.slots.next,
+		FormerBackends: m.backendIDs.former,
+		FormerSlots:    m.slots.former,
+		Services:       []api.Service{},
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Services)) {
 		j.Services = append(j.Services, s.Services[id])
@@ -111,8 +140,33 @@ func (m *Manager) save(s state) error {
 	return nil
 }
 
+// temporary is the beginning of the names of replaceFile's new files.
+func temporary(path string) string { return "." + filepath.Base(path) + "." }
+
+// removeTemporary removes new files that never took the old one's place.
+func removeTemporary(path string) error {
+	if path == "" {
+		return nil
+	}
+	files, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return nil // no such folder: save says so
+	}
+	var faults []error
+	for _, f := range files {
+		random, ours := strings.CutPrefix(f.Name(), temporary(path))
+		if !ours || random == "" || strings.Trim(random, "0123456789") != "" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(filepath.Dir(path), f.Name())); err != nil {
+			faults = append(faults, fmt.Errorf("remove what an earlier agent left beside the state file: %w", err))
+		}
+	}
+	return errors.Join(faults...)
+}
+
 func replaceFile(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(path), temporary(path)+"*") // mode 0600
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -13,6 +14,9 @@ import (
 
 // complete fills in the defaults and validates.
 func (m *Manager) complete(s api.Service) (api.Service, error) {
+	if has, exists := m.desired.Services[s.ID]; exists {
+		s = keep(s, has)
+	}
 	if s.Protocol == "" {
 		s.Protocol = datapath.TCP.String()
 	}
@@ -24,6 +28,21 @@ func (m *Manager) complete(s api.Service) (api.Service, error) {
 	}
 	s.Backends = slices.Clone(s.Backends)
 	return s, m.validate(s)
+}
+
+// keep fills in what a request leaves open from what the service has: who
+// changes its backends does not mean to change its mode.
+func keep(s, has api.Service) api.Service {
+	if s.Protocol == "" {
+		s.Protocol = has.Protocol
+	}
+	if s.Mode == "" {
+		s.Mode = has.Mode
+	}
+	if s.TableSize == 0 {
+		s.TableSize = has.TableSize
+	}
+	return s
 }
 
 // validate checks a service by itself, against the others and against the maps.
@@ -47,6 +66,29 @@ func (m *Manager) validate(s api.Service) error {
 		return err
 	}
 	return m.validateRoom(s)
+}
+
+// validateAll checks services that were accepted once, perhaps with another
+// balancer's address. One whose backend has that address now is let in: machines
+// that swap addresses get there, and whoever swaps them can only correct the
+// service once the agent runs.
+func (m *Manager) validateAll(from string) error {
+	for _, id := range slices.Sorted(maps.Keys(m.desired.Services)) {
+		s := m.desired.Services[id]
+		err := m.validate(s)
+		switch {
+		case err == nil:
+		case s.Frontend.Addr() != m.own && hasAddress(s.Backends, m.own):
+			m.log.Warn("a service has the balancer itself as a backend, which is not reached: update it", "id", id, "backend", m.own)
+		default:
+			return fmt.Errorf("service %d of %s: %w", id, from, err)
+		}
+	}
+	return nil
+}
+
+func hasAddress(backends []netip.AddrPort, a netip.Addr) bool {
+	return slices.ContainsFunc(backends, func(b netip.AddrPort) bool { return b.Addr() == a })
 }
 
 // validateValues checks what a service says by itself.
@@ -106,8 +148,13 @@ func validateEndpoint(field string, e netip.AddrPort) error {
 	return nil
 }
 
-// validateLoops refuses packets' way back to the balancer.
+// validateLoops refuses packets' way back to the balancer, and a frontend on
+// its own address: the service would take the machine's own connections, such as SSH,
+// and among the ports of SNAT's pool replies would come before it.
 func (m *Manager) validateLoops(s api.Service) error {
+	if s.Frontend.Addr() == m.own {
+		return refuse("frontend", "%s is the balancer's own address: a service needs a virtual one", m.own)
+	}
 	vips := map[netip.Addr]uint32{s.Frontend.Addr(): s.ID}
 	for id, other := range m.desired.Services {
 		if id == s.ID {

@@ -33,6 +33,10 @@ func TestPutRefuses(t *testing.T) {
 		{"port zero", edit(func(s *api.Service) { s.Frontend = addr("40.1.1.2:0") }), "frontend"},
 		{"another service's frontend", edit(func(s *api.Service) { s.Frontend = addr("40.1.1.1:80") }), "frontend"},
 		{"a frontend that is another service's backend", edit(func(s *api.Service) { s.Frontend = addr("20.1.1.10:80") }), "frontend"},
+		{"the balancer's own address", edit(func(s *api.Service) { s.Frontend = addr("20.1.1.1:80") }), "frontend"},
+		{"a frontend that is its own backend on another port", edit(func(s *api.Service) {
+			s.Mode, s.Frontend = "snat", addr("20.1.1.30:8080")
+		}), "backends[0]"},
 		{"an unknown protocol", edit(func(s *api.Service) { s.Protocol = "sctp" }), "protocol"},
 		{"an unknown mode", edit(func(s *api.Service) { s.Mode = "nat" }), "mode"},
 		{"a table size that is not in the list", edit(func(s *api.Service) { s.TableSize = 1000 }), "tableSize"},
@@ -110,6 +114,23 @@ func TestDefaultsAreFilledIn(t *testing.T) {
 	got, err := m.Put(t.Context(), s)
 	if err != nil || got.Protocol != "tcp" || got.Mode != "dsr" || got.TableSize != 16381 {
 		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestWhatAnUpdateLeavesOpenStaysAsItIs(t *testing.T) {
+	m := open(t, newFakeStore(t), "")
+	has := svc(1, "40.1.1.1:80", "20.1.1.10:80")
+	has.Protocol, has.Mode, has.TableSize = "udp", "snat", 509
+	mustPut(t, m, has)
+	update := svc(1, "40.1.1.1:80", "20.1.1.10:80", "20.1.1.20:80")
+	update.Protocol, update.Mode, update.TableSize = "", "", 0
+	got, err := m.Put(t.Context(), update)
+	if err != nil || got.Protocol != "udp" || got.Mode != "snat" || got.TableSize != 509 || len(got.Backends) != 2 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	update.Mode, update.TableSize = "dsr", 251
+	if got, err := m.Put(t.Context(), update); err != nil || got.Mode != "dsr" || got.TableSize != 251 {
+		t.Errorf("what it does say: got %+v, %v", got, err)
 	}
 }
 

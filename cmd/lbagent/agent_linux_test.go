@@ -1,198 +1,22 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
-	"l4lab/agent/api"
-	"l4lab/agent/maglev"
 	"l4lab/agent/testnet"
-	"l4lab/bpf"
 )
-
-// rig is a balancer in one namespace; client and backends are the other one.
-type rig struct {
-	testnet.Pair
-	socket, pins string
-	client       *api.Client
-	wire         *wire
-}
-
-func newRig(t *testing.T) *rig {
-	t.Helper()
-	dir := shortDir(t)
-	r := &rig{
-		Pair:   testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24", "20.1.1.20/24", "20.1.1.100/24"),
-		socket: filepath.Join(dir, "agent.sock"),
-		pins:   filepath.Join(testnet.BPFFS(t), "lbagent"),
-	}
-	r.client = api.NewUnixClient(r.socket)
-	// Without a program of its own a veth discards what its peer sends with XDP_TX.
-	attachPass(t, r.Peer)
-	r.wire = newWire(t, r.Peer, r.Balancer.Link(t).Attrs().HardwareAddr)
-	return r
-}
-
-func attachPass(t *testing.T, n testnet.Namespace) {
-	t.Helper()
-	pass, err := ebpf.NewProgram(bpf.PassProgram())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pass.Close()
-	n.Do(t, func() {
-		eth0, err := netlink.LinkByName("eth0")
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		l, err := link.AttachXDP(link.XDPOptions{Program: pass, Interface: eth0.Attrs().Index, Flags: link.XDPDriverMode})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		t.Cleanup(func() { _ = l.Close() })
-	})
-}
-
-// agent is a running `lbagent serve`.
-type agent struct {
-	cmd    *exec.Cmd
-	steps  []string
-	stderr *syncBuffer
-	ended  chan error
-}
-
-// syncBuffer is a buffer that may be read while the process writes.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// command is lbagent with the arguments: this test binary again.
-func command(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asLBAgent+"=1")
-	return cmd
-}
-
-// start starts an agent and waits until it is ready.
-func (r *rig) start(t *testing.T, args ...string) *agent {
-	t.Helper()
-	a := r.launch(t, args...)
-	if !a.ready() {
-		t.Fatalf("the agent ended: %v\n%s\n%s", <-a.ended, strings.Join(a.steps, "\n"), a.stderr)
-	}
-	return a
-}
-
-func (r *rig) launch(t *testing.T, args ...string) *agent {
-	t.Helper()
-	a := &agent{stderr: &syncBuffer{}, ended: make(chan error, 1)}
-	a.cmd = command(append([]string{"serve", "--device", "eth0", "--socket", r.socket, "--pin-dir", r.pins}, args...)...)
-	a.cmd.Stderr = a.stderr
-	out, err := a.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Balancer.Start(t, a.cmd)
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		a.steps = append(a.steps, lines.Text())
-		if a.ready() {
-			break
-		}
-	}
-	go func() {
-		_, _ = io.Copy(io.Discard, out)
-		a.ended <- a.cmd.Wait()
-	}()
-	t.Cleanup(func() { _ = a.cmd.Process.Kill() })
-	return a
-}
-
-func (a *agent) ready() bool {
-	return len(a.steps) > 0 && strings.HasPrefix(a.steps[len(a.steps)-1], "ready")
-}
-
-// wait returns the exit code.
-func (a *agent) wait(t *testing.T) int {
-	t.Helper()
-	select {
-	case err := <-a.ended:
-		var exit *exec.ExitError
-		if err != nil && !errors.As(err, &exit) {
-			t.Fatal(err)
-		}
-		return a.cmd.ProcessState.ExitCode()
-	case <-time.After(10 * time.Second):
-		t.Fatal("the agent does not end")
-		return -1
-	}
-}
-
-func (r *rig) programID(t *testing.T) uint32 {
-	t.Helper()
-	xdp := r.Balancer.Link(t).Attrs().Xdp
-	if xdp == nil || !xdp.Attached {
-		return 0
-	}
-	return xdp.ProgId
-}
-
-var (
-	vip      = netip.MustParseAddrPort("40.1.1.1:80")
-	backends = []netip.AddrPort{netip.MustParseAddrPort("20.1.1.10:80"), netip.MustParseAddrPort("20.1.1.20:80")}
-)
-
-func (r *rig) put(t *testing.T) {
-	t.Helper()
-	if _, err := r.client.PutService(t.Context(), api.Service{ID: 1, Frontend: vip, Backends: backends, TableSize: 2039}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// chosen is the backend that the Maglev table gives a flow.
-func chosen(t *testing.T, source netip.AddrPort) netip.AddrPort {
-	t.Helper()
-	var list []maglev.Backend
-	for i, b := range backends {
-		list = append(list, maglev.Backend{ID: uint32(i), Address: b, Protocol: 6, Weight: 1})
-	}
-	table, err := maglev.Table(list, 2039)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return backends[table[maglev.FlowSlot(source, vip.Port(), 6, 2039)]]
-}
 
 func TestFlowsGoWhereTheMaglevTableSays(t *testing.T) {
 	r := newRig(t)

@@ -260,7 +260,8 @@ func TestExitCodes(t *testing.T) {
 		{"serve without an interface", "serve", 2, "device"},
 		{"serve with a mode that is none", "serve --device eth0 --bpf-lb-mode=nat", 2, "--mode"},
 		{"serve with an address that is none", "serve --interface eth0 --address x", 2, "--address"},
-		{"serve on an interface that is not there", "serve --device nosuch0 --socket %SOCKET.own", 1, "nosuch0"},
+		{"serve on an interface that is not there", "serve --device nosuch0 --socket %SOCKET.own", 2, "nosuch0"},
+		{"serve on an interface that is no Ethernet", "serve --device lo --socket %SOCKET.own", 2, "Ethernet"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, _, errOut := newSession(t).run(t, "", strings.Fields(c.line)...)

@@ -10,6 +10,7 @@ import (
 
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
+	"l4lab/agent/device"
 )
 
 // The exit codes.
@@ -40,6 +41,8 @@ func exitCode(err error) int {
 	case errors.Is(err, datapath.ErrUnsupported), errors.Is(err, datapath.ErrPermission), errors.Is(err, fs.ErrPermission):
 		return exitUnsupported
 	case errors.As(err, &refusal) && refusal.Code/100 == 4 && refusal.Code != http.StatusRequestTimeout:
+		return exitUsage
+	case errors.Is(err, device.ErrUnusable):
 		return exitUsage
 	}
 	return exitFailure

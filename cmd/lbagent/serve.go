@@ -65,7 +65,7 @@ agent with the same --pin-dir takes over.`,
 	flags.StringVarP(&options.Interface, "device", "d", "", "network interface of the VIPs' packets, also --interface")
 	flags.StringVar(&options.Mode, "mode", "", "mode of services that name none, dsr or snat, also --bpf-lb-mode (default the last one, at first dsr)")
 	flags.StringVar(&options.Socket, "socket", defaultSocket(), "socket of the API")
-	flags.StringVar(&options.StateFile, "state", "", "file that keeps the services (default beside the socket)")
+	flags.StringVar(&options.StateFile, "state", "", "file that keeps the services (default beside the socket; what is under /run is lost at a reboot)")
 	flags.StringVar(&options.PinDir, "pin-dir", defaultPinDir, "where maps and program are pinned")
 	flags.StringVar(&address, "address", "", "the balancer's own address (default the interface's first)")
 	flags.BoolVar(&options.Generic, "generic", false, "permit XDP's generic mode, which is slow (Linux)")

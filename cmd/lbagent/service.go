@@ -36,9 +36,9 @@ the others follow the new Maglev table, of which few slots change.`,
 	flags.StringVar(&frontend, "frontend", "", "virtual address and port")
 	flags.StringSliceVar(&backends, "backends", nil, "backends' addresses and ports")
 	flags.Uint32Var(&wanted.ID, "id", 0, "number of the service, 1 to 2147483648")
-	flags.StringVar(&wanted.Protocol, "protocol", "", "tcp or udp (default tcp)")
-	flags.StringVar(&wanted.Mode, "mode", "", "dsr or snat (default the agent's)")
-	flags.Uint32Var(&wanted.TableSize, "table-size", 0, "Maglev slots (default 16381)")
+	flags.StringVar(&wanted.Protocol, "protocol", "", "tcp or udp (default what the service has, at first tcp)")
+	flags.StringVar(&wanted.Mode, "mode", "", "dsr or snat (default what the service has, at first the agent's)")
+	flags.Uint32Var(&wanted.TableSize, "table-size", 0, "Maglev slots (default what the service has, at first 16381)")
 	require(cmd, "frontend", "backends", "id")
 	return clientCommand(cmd, func(ctx context.Context, agent api.Backend, c *call) error {
 		var err error
