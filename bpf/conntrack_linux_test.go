@@ -42,7 +42,9 @@ func TestAFlowLivesAsLongAsItsStateSays(t *testing.T) {
 		"an established connection": {LBLbModeLB_MODE_DSR,
 			[]packet{request(40000, "S"), request(40000, "A")}, request(40000, "A"), lifeEstablished},
 		"a connection first seen in the middle": {LBLbModeLB_MODE_DSR,
-			[]packet{request(40000, "A")}, request(40000, "A"), lifeEstablished},
+			[]packet{request(40000, "A")}, request(40000, "A"), lifeSYN},
+		"a connection that goes on in the middle": {LBLbModeLB_MODE_SNAT,
+			[]packet{request(40000, "A"), request(40000, "A")}, request(40000, "A"), lifeEstablished},
 		"a connection that the client closed, in DSR": {LBLbModeLB_MODE_DSR,
 			[]packet{request(40000, "S"), request(40000, "A"), request(40000, "FA")}, request(40000, "A"), lifeClosing},
 		"a connection that only the client closed, in SNAT": {LBLbModeLB_MODE_SNAT,
@@ -160,6 +162,101 @@ func TestASYNOpensAnewWhatIsOver(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestASYNOpensAnewWhatTheServiceWouldNotMakeAnyMore(t *testing.T) {
+	const dsr, snat = LBLbModeLB_MODE_DSR, LBLbModeLB_MODE_SNAT
+	established := []packet{request(40000, "S"), request(40000, "A")}
+	cases := map[string]struct {
+		before  []packet
+		mode    LBLbMode // of the service when the SYN comes
+		gone    LBBackend
+		leaves  bool
+		backend uint32
+		now     LBLbMode // of the flow afterwards
+	}{
+		"when the backend has left the service":               {established, dsr, LBBackend{}, true, 4, dsr},
+		"when its number is another backend's":                {established, dsr, LBBackend{Address: wire(backendAddress(5)), Port: port(8080)}, true, 4, dsr},
+		"when its number is another port's":                   {established, dsr, LBBackend{Address: wire(backendAddress(3)), Port: port(8081)}, true, 4, dsr},
+		"when the backend left amid the handshake":            {established[:1], dsr, LBBackend{}, true, 4, dsr},
+		"when the service of the connection has another mode": {established, snat, LBBackend{}, false, 4, snat},
+		"not when only the table has changed":                 {established, dsr, LBBackend{}, false, 3, dsr},
+		"not when the mode changed amid the handshake":        {established[:1], snat, LBBackend{}, false, 3, dsr},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			b := dsrBalancer(t)
+			for _, p := range c.before {
+				b.forward(p)
+			}
+			b.moved(c.mode)
+			if c.leaves {
+				must(t, b.objects.Backends.Put(uint32(3), c.gone))
+			}
+			b.forward(request(40000, "S"))
+			e := b.entry(request(40000, ""))
+			if e.BackendId != c.backend || e.BackendAddress != wire(backendAddress(c.backend)) || e.Mode != c.now {
+				t.Errorf("the flow is %+v, want backend %d, mode %v", e, c.backend, c.now)
+			}
+			connections := uint64(1)
+			if c.backend != 3 {
+				connections = 2
+			}
+			if got := total(b.counters().service).Connections; got != connections {
+				t.Errorf("%d connections counted, want %d", got, connections)
+			}
+		})
+	}
+}
+
+func TestASYNWhoseBackendLeftLeavesNoWayBackOfTheOldFlow(t *testing.T) {
+	b := snatBalancer(t)
+	b.forward(request(40000, "S"))
+	b.moved(LBLbModeLB_MODE_SNAT)
+	must(t, b.objects.Backends.Put(uint32(3), LBBackend{}))
+	p := request(40000, "S")
+	equalFrames(t, b.forward(p), translated(p, 40000, 4).frame(t))
+	b.wantFlows(1, 1)
+	b.pass(answer(3, 40000, 6, "A").frame(t))
+}
+
+func TestAResetWithoutAFlowOpensNone(t *testing.T) {
+	for _, flags := range []string{"R", "RA"} {
+		t.Run(flags+" goes to the hash's backend in DSR", func(t *testing.T) {
+			b := dsrBalancer(t)
+			p := request(40000, flags)
+			m := backendMAC(3)
+			equalFrames(t, b.forward(p), encapsulated(t, p.frame(t), lbMAC, m[:], lbAddress, backendAddress(3)))
+			b.wantFlows(0, 0)
+			want := LBTraffic{RxPackets: 1, RxBytes: 40}
+			if got := b.counters(); got.service[1] != want || got.backend[3] != want {
+				t.Errorf("service %+v, backend %+v, want %+v", got.service, got.backend, want)
+			}
+		})
+		t.Run(flags+" is dropped in SNAT", func(t *testing.T) {
+			b := snatBalancer(t)
+			b.drop(request(40000, flags).frame(t), "no_flow")
+			b.wantFlows(0, 0)
+		})
+	}
+	t.Run("when the flow's time is over", func(t *testing.T) {
+		b := snatBalancer(t)
+		b.forward(request(40000, "S"))
+		b.age(request(40000, ""), lifeSYN+time.Second)
+		b.drop(request(40000, "R").frame(t), "no_flow")
+		b.wantFlows(0, 0)
+	})
+	t.Run("and needs a backend, a neighbour and room", func(t *testing.T) {
+		b := dsrBalancer(t)
+		long := request(40000, "R")
+		long.payload = make([]byte, 1481-40)
+		b.drop(long.frame(t), "mtu_exceeded")
+		must(t, b.objects.Neighbours.Delete(wire(backendAddress(3))))
+		b.drop(request(40000, "R").frame(t), "no_neighbour")
+		must(t, b.objects.Backends.Put(uint32(3), LBBackend{}))
+		b.drop(request(40000, "R").frame(t), "no_backend")
+		b.wantFlows(0, 0)
+	})
 }
 
 func TestAPacketOfAClosingFlowStillFollowsIt(t *testing.T) {

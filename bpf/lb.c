@@ -89,23 +89,37 @@ static __always_inline void forget(const struct lb_config *cfg, const struct flo
 	map_delete(&conntrack, flow);
 }
 
+/* Whether replies of a flow come by this way. */
+static __always_inline bool answers_by(const struct ct_entry *entry, const struct flow_key *reply)
+{
+	return entry->mode == LB_MODE_SNAT && entry->nat_port == reply->dport &&
+	       entry->backend_address == reply->saddr && entry->backend_port == reply->sport;
+}
+
 /*
  * Remembers a new flow. In SNAT the way back is entered first: a reply may
  * follow the packet at once. Either both halves are in or none.
+ *
+ * *opened stays false when the table has no room, or when another CPU was faster
+ * with a packet of the same flow: then that one's choice counts, and a way back
+ * that was entered here goes, unless it is the same.
  */
 static __always_inline enum drop_reason remember(const struct lb_config *cfg,
 						 const struct service *service,
 						 const struct packet *packet,
 						 const struct flow_key *flow, __u64 now,
-						 struct target *target)
+						 struct target *target, bool *opened)
 {
+	enum nat_claim claim = NAT_FOUND;
+	struct ct_entry *winner;
 	struct nat_flow way_back;
 	struct ct_entry entry;
 
 	nat_flow_init(&way_back, cfg, flow, target->address, target->port, 0);
 	if (target->mode == LB_MODE_SNAT) {
 		way_back.entry.backend_id = target->backend_id;
-		if (!nat_claim(&way_back, cfg, packet))
+		claim = nat_claim(&way_back, cfg, packet);
+		if (claim == NAT_TAKEN)
 			return DROP_NAT_EXHAUSTED;
 	}
 	target->nat_port = way_back.reply.dport;
@@ -119,10 +133,14 @@ static __always_inline enum drop_reason remember(const struct lb_config *cfg,
 	entry.backend_port = target->port;
 	entry.nat_port = target->nat_port;
 	entry.mode = target->mode;
-	if (map_update(&conntrack, flow, &entry, MAP_UPDATE_NOEXIST)) {
-		if (target->mode == LB_MODE_SNAT)
+	if (map_update(&conntrack, flow, &entry, MAP_UPDATE_NOEXIST) == 0) {
+		*opened = true;
+		return DROP_NONE;
+	}
+	if (claim == NAT_ENTERED) {
+		winner = map_lookup(&conntrack, flow);
+		if (!winner || !answers_by(winner, &way_back.reply))
 			map_delete(&nat, &way_back.reply);
-		return DROP_CONNTRACK_FAILED;
 	}
 	return DROP_NONE;
 }
@@ -132,7 +150,7 @@ static __always_inline enum drop_reason begin(const struct lb_config *cfg,
 					      const struct service *service,
 					      const struct packet *packet,
 					      const struct flow_key *flow, __u64 now,
-					      struct target *target)
+					      struct target *target, bool *opened)
 {
 	enum drop_reason reason;
 
@@ -141,7 +159,7 @@ static __always_inline enum drop_reason begin(const struct lb_config *cfg,
 	reason = reach(cfg, packet, target);
 	if (reason)
 		return reason;
-	return remember(cfg, service, packet, flow, now, target);
+	return remember(cfg, service, packet, flow, now, target, opened);
 }
 
 /* A packet of a flow that lives: it goes where the first one went, as that one did. */
@@ -165,7 +183,7 @@ static __always_inline enum drop_reason resume(const struct lb_config *cfg,
 
 	nat_flow_init(&way_back, cfg, flow, target->address, target->port, target->nat_port);
 	way_back.entry.backend_id = target->backend_id;
-	if (nat_hold(&way_back, packet))
+	if (nat_hold(&way_back, packet) != NAT_TAKEN)
 		return DROP_NONE;
 	/*
 	 * The way back was evicted and another flow took its port. The backend
@@ -191,6 +209,31 @@ static __always_inline bool translate(struct xdp_context *ctx, const struct lb_c
 	return nat_rewrite(ctx, packet, flow, &to, (const __u16 *)cfg->mac, target->mac);
 }
 
+/*
+ * A client's reset of a flow that is not known. It opens none. In DSR the hash's
+ * backend may hold the connection still, from before its entry was lost; in SNAT
+ * no backend knows the port that it would get.
+ */
+static __always_inline int reset_unknown(struct xdp_context *ctx, const struct lb_config *cfg,
+					 const struct service *service,
+					 const struct packet *packet, const struct flow_key *flow)
+{
+	enum drop_reason reason;
+	struct target target;
+
+	if (service->mode == LB_MODE_SNAT)
+		return drop(DROP_NO_FLOW);
+	if (!select_backend(service, flow, &target))
+		return drop(DROP_NO_BACKEND);
+	reason = reach(cfg, packet, &target);
+	if (reason)
+		return drop(reason);
+	if (!encap(ctx, cfg, packet, target.address, target.mac))
+		return drop(DROP_ADJUST_HEAD);
+	count_rx(service->slot, target.backend_id, packet->length, false);
+	return XDP_TX;
+}
+
 /* A client's packet to a service. */
 static __always_inline int balance(struct xdp_context *ctx, const struct lb_config *cfg,
 				   const struct service *service, const struct packet *packet,
@@ -206,22 +249,24 @@ static __always_inline int balance(struct xdp_context *ctx, const struct lb_conf
 		return drop(packet->fault);
 
 	entry = map_lookup(&conntrack, flow);
-	if (entry && conntrack_over(entry, flow->proto, packet, cfg, now)) {
+	if (entry && conntrack_over(entry, service, flow->proto, packet, cfg, now)) {
 		forget(cfg, flow, entry);
 		entry = 0;
 	}
-	if (entry) {
-		reason = resume(cfg, packet, flow, entry, &target);
-		if (reason)
-			return drop(reason);
-	} else {
-		reason = begin(cfg, service, packet, flow, now, &target);
+	if (!entry) {
+		if (packet->tcp_flags & TCP_RST)
+			return reset_unknown(ctx, cfg, service, packet, flow);
+		reason = begin(cfg, service, packet, flow, now, &target, &opened);
 		if (reason)
 			return drop(reason);
 		entry = map_lookup(&conntrack, flow);
 		if (!entry)
 			return drop(DROP_CONNTRACK_FAILED);
-		opened = true;
+	}
+	if (!opened) {
+		reason = resume(cfg, packet, flow, entry, &target);
+		if (reason)
+			return drop(reason);
 	}
 
 	if (target.mode == LB_MODE_SNAT) {
@@ -236,7 +281,7 @@ static __always_inline int balance(struct xdp_context *ctx, const struct lb_conf
 	/* The service may have been deleted and added again since the flow began. */
 	entry->service_id = service->id;
 	entry->service_slot = service->slot;
-	conntrack_seen_rx(entry, flow->proto, packet, now);
+	conntrack_seen_rx(entry, flow->proto, packet, now, opened);
 	count_rx(service->slot, target.backend_id, packet->length, opened);
 	return XDP_TX;
 }
@@ -256,8 +301,7 @@ static __always_inline struct ct_entry *reply_entry(const struct lb_config *cfg,
 	struct service *service;
 
 	if (entry) {
-		if (entry->mode != LB_MODE_SNAT || entry->nat_port != reply->dport ||
-		    entry->backend_address != reply->saddr || entry->backend_port != reply->sport)
+		if (!answers_by(entry, reply))
 			return 0;
 		return conntrack_expired(entry, reply->proto, cfg, now) ? 0 : entry;
 	}

@@ -62,7 +62,8 @@ const (
 	LBDropReasonDROP_MTU_EXCEEDED     LBDropReason = 8
 	LBDropReasonDROP_ADJUST_HEAD      LBDropReason = 9
 	LBDropReasonDROP_CONNTRACK_FAILED LBDropReason = 10
-	LBDropReasonDROP_REASON_MAX       LBDropReason = 11
+	LBDropReasonDROP_NO_FLOW          LBDropReason = 11
+	LBDropReasonDROP_REASON_MAX       LBDropReason = 12
 )
 
 type LBFlowKey struct {

@@ -2,7 +2,10 @@ package bpf
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -330,6 +333,70 @@ func TestALostConntrackEntryFindsItsOwnPortAgain(t *testing.T) {
 		t.Errorf("the flow moved to port %d", got)
 	}
 	b.wantFlows(1, 1)
+}
+
+func TestAWayBackTakesTheBackendsNumberOfNow(t *testing.T) {
+	b := snatBalancer(t)
+	b.forward(request(40000, "S"))
+	// The same backend under another number, and a flow that was lost in between.
+	must(t, b.objects.Conntrack.Delete(flow(request(40000, ""))))
+	b.serve(1, web, uint8(tcp), LBLbModeLB_MODE_SNAT, 251, 7)
+	must(t, b.objects.Backends.Put(uint32(7), LBBackend{Address: wire(backendAddress(3)), Port: port(8080), Proto: uint8(tcp)}))
+	b.forward(request(40000, "A"))
+	if way, err := b.way(40000); err != nil || way.BackendId != 7 {
+		t.Errorf("the way back is %+v (%v), want backend 7", way, err)
+	}
+	must(t, b.objects.Conntrack.Delete(flow(request(40000, ""))))
+	b.forward(answer(3, 40000, uint8(tcp), "A"))
+	if e := b.entry(request(40000, "")); e.BackendId != 7 {
+		t.Errorf("the reply restored %+v, want backend 7", e)
+	}
+}
+
+// TestTwoFirstPacketsAtOnceMakeOneFlow sends the SYN and its retransmission on
+// two CPUs at a time; of thousands of pairs some meet between look-up and insert.
+func TestTwoFirstPacketsAtOnceMakeOneFlow(t *testing.T) {
+	for name, firstPort := range map[string]uint16{
+		"with the client's own port": natMin, "with a random port": 1024,
+	} {
+		t.Run(name, func(t *testing.T) {
+			const flows = 1500
+			b := snatBalancer(t)
+			for i := range uint16(flows) {
+				frame := request(firstPort+i, "S").frame(t)
+				start := make(chan struct{})
+				faults := make(chan error, 2)
+				var ready atomic.Int32
+				for range cap(faults) {
+					go func() {
+						<-start
+						// Meet as closely as two threads can; alone on one CPU, do not wait.
+						ready.Add(1)
+						for spin := 0; ready.Load() < 2 && spin < 1_000_000; spin++ {
+						}
+						verdict, _, err := b.objects.Lb.Test(frame)
+						if err == nil && verdict != xdpTX {
+							err = fmt.Errorf("a SYN was not forwarded: verdict %d", verdict)
+						}
+						faults <- err
+					}()
+				}
+				close(start)
+				if err := errors.Join(<-faults, <-faults); err != nil {
+					t.Fatalf("flow %d: %v; drops %v", i, err, b.counters().drops)
+				}
+				e := b.entry(request(firstPort+i, ""))
+				natPort := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, e.NatPort))
+				if way, err := b.way(natPort); err != nil || way.ClientPort != port(firstPort+i) {
+					t.Fatalf("flow %d: its way back by port %d is %+v (%v)", i, natPort, way, err)
+				}
+			}
+			b.wantFlows(flows, flows)
+			if got := b.counters().service[1]; got.Connections != flows || got.RxPackets != 2*flows {
+				t.Errorf("counted %+v, want %d connections and %d packets", got, flows, 2*flows)
+			}
+		})
+	}
 }
 
 func TestRepliesFollowTheClientsNextHop(t *testing.T) {

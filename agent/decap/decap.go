@@ -13,6 +13,8 @@
 //	xdp_link or tc_link         the attachment (TC: TCX, from Linux 6.6 on)
 //	tc_program                  instead of tc_link, the program of a clsact filter
 //	interface                   a symbolic link whose text is the interface's name
+//	clsact                      another one, when the clsact qdisc there is ours
+//	NAME_new                    while Attach is at work: what will take NAME's place
 package decap
 
 import (

@@ -12,37 +12,80 @@ import (
 // filterName marks our filter among others on the interface.
 const filterName = "lbagent_decap"
 
+// pinnedFilter is the clsact filter that a pin directory knows of.
+type pinnedFilter struct {
+	iface       string // "" when there is none
+	addedClsact bool   // the qdisc is ours too
+}
+
+func (d *pinDir) filter() pinnedFilter {
+	added := d.has(clsactMark)
+	if !d.has(tcProgramPin) && !added {
+		return pinnedFilter{}
+	}
+	return pinnedFilter{d.iface(), added}
+}
+
+// delete removes the filter from its interface; the pins stay.
+func (f pinnedFilter) delete() error {
+	if f.iface == "" {
+		return nil
+	}
+	return deleteFilter(f.iface, f.addedClsact)
+}
+
 // attachFilter puts p on a clsact filter, the way of kernels before 6.6. A
 // filter has no link to pin; its program is pinned instead, so that Status can
 // tell ours from another of that name.
-func (p *program) attachFilter(pins *pinDir, iface netlink.Link) (string, error) {
+func (p *program) attachFilter(pins *pinDir, c *change, iface netlink.Link) (string, error) {
 	name := iface.Attrs().Name
-	if pins.iface() != name {
-		if err := pins.removeFilter(); err != nil {
+	if old := pins.filter(); old.iface != name {
+		c.onSuccess(old.delete)
+		if err := pins.note(c, clsactMark, ""); err != nil {
 			return "", err
 		}
-	}
-	// Noted first, so that a failure from here on can be undone.
-	if err := pins.setInterface(name); err != nil {
-		return "", err
 	}
 	clsact := clsactOf(iface)
 	err := netlink.QdiscAdd(clsact)
 	switch {
 	case err == nil:
-		if err := pins.mark(clsactMark, name); err != nil {
-			return "", errors.Join(err, netlink.QdiscDel(clsact))
+		c.onFailure(func() error { return netlink.QdiscDel(clsact) })
+		if err := pins.note(c, clsactMark, name); err != nil {
+			return "", err
 		}
 	case !errors.Is(err, unix.EEXIST):
 		return "", fmt.Errorf("add the clsact qdisc: %w", err)
 	}
+	how, err := p.setFilter(c, iface)
+	if err != nil {
+		return "", err
+	}
+	if err := pins.pinNew(c, tcProgramPin, p.Program.Pin); err != nil {
+		return "", err
+	}
+	c.onSuccess(func() error { return errors.Join(pins.removeLink(tcLinkPin), pins.removeLink(xdpLinkPin)) })
+	return "clsact filter, " + how, nil
+}
+
+// setFilter makes our filter run p, or adds it.
+func (p *program) setFilter(c *change, iface netlink.Link) (how string, err error) {
 	ours, free, err := findFilter(iface)
 	if err != nil {
 		return "", err
 	}
-	how := "updated"
-	if ours == nil {
-		how = "attached"
+	undo := func() error { return deleteFilter(iface.Attrs().Name, false) }
+	how = "attached"
+	if ours != nil {
+		how = "updated"
+		before, err := ebpf.NewProgramFromID(ebpf.ProgramID(ours.Id))
+		if err != nil {
+			return "", fmt.Errorf("open the program of the clsact filter %s: %w", filterName, err)
+		}
+		c.hold(before)
+		old := *ours
+		old.Fd = before.FD()
+		undo = func() error { return netlink.FilterReplace(&old) }
+	} else {
 		ours = &netlink.BpfFilter{
 			FilterAttrs: netlink.FilterAttrs{LinkIndex: iface.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS,
 				Handle: 1, Protocol: unix.ETH_P_ALL, Priority: free},
@@ -53,13 +96,8 @@ func (p *program) attachFilter(pins *pinDir, iface netlink.Link) (string, error)
 	if err := netlink.FilterReplace(ours); err != nil {
 		return "", fmt.Errorf("set the clsact filter %s: %w", filterName, err)
 	}
-	if err := pins.pinProgram(p.Program); err != nil {
-		return "", err
-	}
-	if err := pins.removeLink(tcLinkPin); err != nil {
-		return "", err
-	}
-	return "clsact filter, " + how, nil
+	c.onFailure(undo)
+	return how, nil
 }
 
 func clsactOf(iface netlink.Link) *netlink.Clsact {

@@ -52,7 +52,11 @@ func openPins(path string) (*pinDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the pin directory %s: %w", path, errors.Join(err, lock.Close()))
 	}
-	return &pinDir{path: path, lock: lock}, nil
+	d := &pinDir{path: path, lock: lock}
+	if err := d.removeBeside(); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
 }
 
 func (d *pinDir) close() error { return d.lock.Close() }
@@ -85,14 +89,14 @@ func (d *pinDir) maps() (map[string]*ebpf.Map, error) {
 	return maps, nil
 }
 
-// pinMaps pins those of p's maps that are not pinned here yet.
-func (d *pinDir) pinMaps(p *program) error {
+// pinMaps pins those of p's maps that are not the pinned ones.
+func (d *pinDir) pinMaps(c *change, p *program) error {
 	for name, m := range p.maps {
-		if d.has(name) {
+		if p.kept[name] {
 			continue
 		}
-		if err := m.Pin(d.file(name)); err != nil {
-			return fmt.Errorf("pin the map %s: %w", d.file(name), explain(err))
+		if err := d.pinNew(c, name, m.Pin); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -117,33 +121,18 @@ func (d *pinDir) removeLink(name string) error {
 	if l == nil || err != nil {
 		return err
 	}
-	err = l.Detach()
-	if errors.Is(err, unix.ENOLINK) { // its interface is gone
-		err = nil
-	}
-	if err = errors.Join(err, l.Unpin(), l.Close()); err != nil {
+	if err = errors.Join(detach(l), l.Unpin(), l.Close()); err != nil {
 		return fmt.Errorf("detach %s: %w", d.file(name), explain(err))
 	}
 	return nil
 }
 
-// pinProgram replaces the pin of a filter's program.
-func (d *pinDir) pinProgram(p *ebpf.Program) error {
-	if err := d.remove(tcProgramPin); err != nil {
-		return err
-	}
-	if err := p.Pin(d.file(tcProgramPin)); err != nil {
-		return fmt.Errorf("pin the program %s: %w", d.file(tcProgramPin), explain(err))
-	}
-	return nil
-}
-
-// mark makes or replaces a symbolic link with a text.
+// mark makes or replaces a symbolic link with a text, or removes it for "".
 func (d *pinDir) mark(name, text string) error {
-	if old, err := os.Readlink(d.file(name)); err == nil && old == text {
+	if text != "" && d.read(name) == text {
 		return nil
 	}
-	if err := d.remove(name); err != nil {
+	if err := d.remove(name); err != nil || text == "" {
 		return err
 	}
 	if err := os.Symlink(text, d.file(name)); err != nil {
@@ -152,16 +141,17 @@ func (d *pinDir) mark(name, text string) error {
 	return nil
 }
 
-func (d *pinDir) setInterface(name string) error { return d.mark(interfaceMark, name) }
-
-// iface returns the interface's name, "" when it was not noted.
-func (d *pinDir) iface() string {
-	name, err := os.Readlink(d.file(interfaceMark))
+// read returns a mark's text, "" when there is none.
+func (d *pinDir) read(name string) string {
+	text, err := os.Readlink(d.file(name))
 	if err != nil {
 		return ""
 	}
-	return name
+	return text
 }
+
+// iface returns the interface's name, "" when it was not noted.
+func (d *pinDir) iface() string { return d.read(interfaceMark) }
 
 func (d *pinDir) remove(name string) error {
 	if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -171,26 +161,14 @@ func (d *pinDir) remove(name string) error {
 }
 
 // removeFilter removes our clsact filter if its program is pinned here.
-func (d *pinDir) removeFilter() error {
-	_, err := os.Readlink(d.file(clsactMark))
-	addedClsact := err == nil
-	if !d.has(tcProgramPin) && !addedClsact {
-		return nil
-	}
-	if name := d.iface(); name != "" {
-		if err := deleteFilter(name, addedClsact); err != nil {
-			return err
-		}
+func (d *pinDir) removeFilter() error { return d.forget(d.filter()) }
+
+// forget removes a filter and its pins.
+func (d *pinDir) forget(f pinnedFilter) error {
+	if err := f.delete(); err != nil {
+		return err
 	}
 	return errors.Join(d.remove(tcProgramPin), d.remove(clsactMark))
-}
-
-// removeOtherHook removes what an earlier run attached elsewhere.
-func (d *pinDir) removeOtherHook(hook Hook) error {
-	if hook == TC {
-		return d.removeLink(xdpLinkPin)
-	}
-	return errors.Join(d.removeLink(tcLinkPin), d.removeFilter())
 }
 
 // removeAll undoes everything and removes the directory unless something of

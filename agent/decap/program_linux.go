@@ -14,9 +14,9 @@ type program struct {
 	*ebpf.Program
 	name string
 	maps map[string]*ebpf.Map
-	// keptMaps says that both maps are the pinned ones: then a program with the
-	// same instructions is the same program.
-	keptMaps bool
+	// kept has the maps that are the pinned ones: what is written to them, a
+	// program that is attached already reads at once.
+	kept map[string]bool
 }
 
 // load puts a hook's program into the kernel, on the pinned maps where they
@@ -40,8 +40,8 @@ func load(hook Hook, pins *pinDir) (_ *program, err error) {
 			continue
 		}
 		// Another version's, with another layout: its counters end here.
-		if err := errors.Join(m.Unpin(), m.Close()); err != nil {
-			return nil, fmt.Errorf("replace the pinned map %s: %w", mapName, err)
+		if err := m.Close(); err != nil {
+			return nil, fmt.Errorf("close the pinned map %s: %w", mapName, err)
 		}
 		delete(pinned, mapName)
 	}
@@ -50,18 +50,21 @@ func load(hook Hook, pins *pinDir) (_ *program, err error) {
 		return nil, fmt.Errorf("load %s: %w", name, explain(err))
 	}
 	defer collection.Close()
-	p := &program{name: name, maps: map[string]*ebpf.Map{}, keptMaps: len(pinned) == len(mapNames())}
+	p := &program{name: name, maps: map[string]*ebpf.Map{}, kept: map[string]bool{}}
 	p.Program = collection.DetachProgram(name)
 	for _, mapName := range mapNames() {
 		p.maps[mapName] = collection.DetachMap(mapName)
+		p.kept[mapName] = pinned[mapName] != nil
 	}
 	return p, nil
 }
 
 // sameAs says that the kernel's program of an id does what p does, on the same maps.
 func (p *program) sameAs(id ebpf.ProgramID) bool {
-	if !p.keptMaps {
-		return false
+	for _, mapName := range mapNames() {
+		if !p.kept[mapName] {
+			return false
+		}
 	}
 	other, err := ebpf.NewProgramFromID(id)
 	if err != nil {

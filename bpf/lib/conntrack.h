@@ -55,25 +55,50 @@ static __always_inline bool conntrack_expired(const struct ct_entry *entry, __u8
 	return now > last && now - last > conntrack_lifetime(entry, proto, cfg);
 }
 
+/*
+ * Whether the service would not make such a flow any more: its backend is gone,
+ * or the service has another mode by now. In DSR the end of a connection may
+ * never be seen, so a SYN is what tells that the client has begun another one; a
+ * handshake that has only begun keeps its mode, for its SYN may come twice.
+ */
+static __always_inline bool conntrack_outdated(const struct ct_entry *entry,
+					       const struct service *service)
+{
+	__u32 id = entry->backend_id;
+	struct backend *backend = map_lookup(&backends, &id);
+
+	if (!backend || backend->address != entry->backend_address ||
+	    backend->port != entry->backend_port)
+		return true;
+	return (entry->flags & CT_SEEN_NON_SYN) && entry->mode != service->mode;
+}
+
 /* Whether the client's packet finds the flow over, so that it opens it anew. */
-static __always_inline bool conntrack_over(const struct ct_entry *entry, __u8 proto,
+static __always_inline bool conntrack_over(const struct ct_entry *entry,
+					   const struct service *service, __u8 proto,
 					   const struct packet *packet,
 					   const struct lb_config *cfg, __u64 now)
 {
 	if (conntrack_expired(entry, proto, cfg, now))
 		return true;
-	return is_syn(packet) && conntrack_closing(entry);
+	if (!is_syn(packet))
+		return false;
+	return conntrack_closing(entry) || conntrack_outdated(entry, service);
 }
 
+/*
+ * A flow's first packet does not establish it, be it from the middle of a
+ * connection: a stray one must not hold an entry for hours.
+ */
 static __always_inline void conntrack_seen_rx(struct ct_entry *entry, __u8 proto,
-					      const struct packet *packet, __u64 now)
+					      const struct packet *packet, __u64 now, bool opened)
 {
 	entry->last_seen_ns = now;
 	entry->rx_packets++;
 	entry->rx_bytes += packet->length;
 	if (proto != IPPROTO_TCP)
 		return;
-	if (!is_syn(packet))
+	if (!opened && !is_syn(packet))
 		entry->flags |= CT_SEEN_NON_SYN;
 	if (packet->tcp_flags & TCP_FIN)
 		entry->flags |= CT_RX_CLOSING;

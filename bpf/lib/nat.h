@@ -43,62 +43,78 @@ static __always_inline bool nat_same_client(const struct nat_entry *a, const str
 	       a->vip == b->vip && a->vip_port == b->vip_port;
 }
 
-static __always_inline void nat_refresh_mac(struct nat_entry *entry, const struct packet *packet)
+/* Brings an older way back up to what the flow knows now. */
+static __always_inline void nat_refresh(struct nat_entry *entry, const struct nat_flow *f,
+					const struct packet *packet)
 {
 	__u16 *mac = (__u16 *)entry->client_mac;
 
 	if (!mac_equal(mac, packet->source_mac))
 		mac_copy(mac, packet->source_mac);
+	if (entry->backend_id != f->entry.backend_id)
+		entry->backend_id = f->entry.backend_id;
 }
+
+/* What became of a way back that a packet asked for. */
+enum nat_claim {
+	NAT_TAKEN, /* another flow has the port */
+	NAT_FOUND, /* it was there; another CPU may have just entered it */
+	NAT_ENTERED,
+};
 
 /*
  * Makes sure that the way back of f exists under its port: it was there, or
- * was evicted from the LRU and is restored, or is new. False when another flow
- * has the port.
+ * was evicted from the LRU and is restored, or is new.
  */
-static __always_inline bool nat_hold(struct nat_flow *f, const struct packet *packet)
+static __always_inline enum nat_claim nat_hold(struct nat_flow *f, const struct packet *packet)
 {
 	struct nat_entry *entry = map_lookup(&nat, &f->reply);
 
 	if (entry) {
 		if (!nat_same_client(entry, &f->entry))
-			return false;
-		nat_refresh_mac(entry, packet);
-		return true;
+			return NAT_TAKEN;
+		nat_refresh(entry, f, packet);
+		return NAT_FOUND;
 	}
 	mac_copy((__u16 *)f->entry.client_mac, packet->source_mac);
-	return map_update(&nat, &f->reply, &f->entry, MAP_UPDATE_NOEXIST) == 0;
+	if (map_update(&nat, &f->reply, &f->entry, MAP_UPDATE_NOEXIST) == 0)
+		return NAT_ENTERED;
+	/* Another CPU was faster, perhaps with a packet of the same flow. */
+	entry = map_lookup(&nat, &f->reply);
+	return entry && nat_same_client(entry, &f->entry) ? NAT_FOUND : NAT_TAKEN;
 }
 
 /*
  * Finds a port for a new flow and enters its way back: the client's own port
  * where it lies in the pool and is free, else a random one. f->reply.dport is the
- * port afterwards. False when NAT_PROBES ports were taken.
+ * port afterwards. NAT_TAKEN when NAT_PROBES ports were taken.
  */
-static __always_inline bool nat_claim(struct nat_flow *f, const struct lb_config *cfg,
-				      const struct packet *packet)
+static __always_inline enum nat_claim nat_claim(struct nat_flow *f, const struct lb_config *cfg,
+						const struct packet *packet)
 {
+	enum nat_claim claim;
 	__u16 wanted = from_be16(f->entry.client_port);
 	__u32 low = cfg->nat_min;
 	__u32 ports;
 
 	if (cfg->nat_max < low)
-		return false;
+		return NAT_TAKEN;
 	ports = cfg->nat_max - low + 1;
 
 	if (wanted >= low && wanted <= cfg->nat_max) {
 		f->reply.dport = f->entry.client_port;
-		if (nat_hold(f, packet))
-			return true;
+		claim = nat_hold(f, packet);
+		if (claim != NAT_TAKEN)
+			return claim;
 	}
 	mac_copy((__u16 *)f->entry.client_mac, packet->source_mac);
 #pragma unroll
 	for (int i = 0; i < NAT_PROBES; i++) {
 		f->reply.dport = to_be16((__u16)(low + prandom() % ports));
 		if (map_update(&nat, &f->reply, &f->entry, MAP_UPDATE_NOEXIST) == 0)
-			return true;
+			return NAT_ENTERED;
 	}
-	return false;
+	return NAT_TAKEN;
 }
 
 /*

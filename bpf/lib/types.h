@@ -22,7 +22,7 @@ enum lb_mode : __u8 {
 
 /* Bits of ct_entry.flags: what has been seen of a flow. */
 enum ct_flag : __u8 {
-	CT_SEEN_NON_SYN = 1 << 0, /* the client spoke after its SYN: established */
+	CT_SEEN_NON_SYN = 1 << 0, /* the client spoke after its first packet: established */
 	CT_RX_CLOSING = 1 << 1,	  /* FIN from the client */
 	CT_TX_CLOSING = 1 << 2,	  /* FIN from the backend (SNAT only) */
 	CT_RESET = 1 << 3,	  /* RST from either side: both closed */
@@ -41,6 +41,7 @@ enum drop_reason {
 	DROP_MTU_EXCEEDED,     /* does not fit once encapsulated */
 	DROP_ADJUST_HEAD,      /* no headroom for the outer header */
 	DROP_CONNTRACK_FAILED, /* the flow could not be remembered, or lost its port */
+	DROP_NO_FLOW,	       /* a reset that belongs to no flow, in SNAT */
 	DROP_REASON_MAX,       /* number of reasons: keep last */
 };
 
