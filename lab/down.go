@@ -42,8 +42,8 @@ func (l *Lab) Down(ctx context.Context) (removed bool, err error) {
 	if err := errs.ErrorOrNil(); err != nil {
 		return true, fmt.Errorf("lab %s is not wholly removed; run `labctl down --name %s` again: %w", l.name, l.name, err)
 	}
-	if err := os.RemoveAll(l.Dir()); err != nil {
-		return true, fmt.Errorf("remove the lab's folder: %w", err)
+	if err := l.options.Store.Remove(l.name); err != nil {
+		return true, err
 	}
 	l.options.Listen(Event{Time: time.Now(), Lab: l.name, Phase: "down", Seconds: time.Since(begin).Seconds()})
 	return true, nil
@@ -52,14 +52,17 @@ func (l *Lab) Down(ctx context.Context) (removed bool, err error) {
 // exists says whether anything of the lab is there.
 func (l *Lab) exists(ctx context.Context) (bool, error) {
 	if _, err := os.Stat(l.Dir()); err == nil {
-		return true, nil
+		return true, nil // whether it is a lab's, the lock says
 	}
 	for _, d := range l.options.Drivers {
 		actual, err := d.Observe(ctx, provider.Lab{Topology: topology.Topology{Name: l.name}, Dir: l.Dir()})
-		if errors.Is(err, os.ErrPermission) {
-			return false, provider.CheckFatal(d.Name, d.Check(ctx))
+		if err != nil {
+			if missing := provider.CheckFatal(d.Name, d.Check(ctx)); missing != nil {
+				return false, missing
+			}
+			return false, fmt.Errorf("look at lab %s: %w", l.name, err)
 		}
-		if err == nil && (actual.Switch != nil || len(actual.Machines) > 0) {
+		if actual.Switch != nil || len(actual.Machines) > 0 {
 			return true, nil
 		}
 	}

@@ -139,7 +139,7 @@ func nodeStatus(ctx context.Context, r running, actual provider.Actual, name str
 	case topology.RoleBackend:
 		n.Healthy, n.Health = backendHealth(ctx, r, name, m.Facts)
 	default:
-		n.Healthy, n.Health = true, "reachable"
+		n.Healthy, n.Health = true, "routes to the VIPs"
 		if len(m.Facts.Routes) != len(role.RoutesOf(t)) {
 			n.Healthy, n.Health = false, "a route to a VIP is missing; `labctl up` adds it"
 		}

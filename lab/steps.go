@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -22,13 +23,18 @@ type verb func(ctx context.Context, lab provider.Lab) error
 // bind gives a planned step its hands. Undo is the same verb with what was
 // there before, or the removal of what was not.
 func (l *Lab) bind(w work, s plan.Step) (engine.Step, error) {
-	ensure, remove, err := l.verbs(w, s)
+	ensure, remove, err := l.verbs(w.driver, s, w.hash)
+	if err != nil {
+		return engine.Step{}, err
+	}
+	// What comes back comes back with the program that it had.
+	ensureBefore, _, err := l.verbs(w.driver, s, w.before())
 	if err != nil {
 		return engine.Step{}, err
 	}
 	step := engine.Step{ID: s.ID, Needs: s.Needs}
 	forth := func(ctx context.Context) error { return ensure(ctx, w.want) }
-	back := func(ctx context.Context) error { return ensure(ctx, w.was) }
+	back := func(ctx context.Context) error { return ensureBefore(ctx, w.was) }
 	gone := func(ctx context.Context) error { return remove(ctx, w.want) }
 	if s.Kind == plan.Node {
 		back = func(ctx context.Context) error { return l.restore(ctx, w, s.Machine) }
@@ -39,21 +45,41 @@ func (l *Lab) bind(w work, s plan.Step) (engine.Step, error) {
 		switch {
 		case s.Kind == plan.Switch && !w.fresh():
 			step.Undo = nil // the switch goes with the whole lab alone
-		case s.Kind == plan.Service && w.announced(s.Service):
+		case s.Kind == plan.Service && w.announced(s.Service) && !w.comesBack(s):
 			step.Undo = back
 		}
 	case plan.Change:
-		step.Do = forth
-		if w.old != nil {
-			step.Undo = back
-		}
+		step.Do, step.Undo = forth, back
 	case plan.Remove:
-		step.Do = gone
-		if w.old != nil {
-			step.Undo = back
-		}
+		step.Do, step.Undo = gone, back
+	}
+	if s.Action != plan.Create && (w.old == nil || w.fresh() || w.restored(s)) {
+		step.Undo = nil
 	}
 	return step, nil
+}
+
+// restored says that a step's subject comes back with its machine. Before the
+// machine has its old address again, nothing that stands on it could answer.
+func (w work) restored(s plan.Step) bool {
+	if s.Kind == plan.Node || s.Kind == plan.Switch || s.Kind == plan.Service {
+		return false
+	}
+	return slices.ContainsFunc(w.steps, func(n plan.Step) bool {
+		return n.Kind == plan.Node && n.Machine == s.Machine && n.Action == plan.Change
+	})
+}
+
+// comesBack says that a service that is created comes back by another step's
+// undo: by that of its removal, when it gave its frontend to another one, or with
+// the balancer that announced it, when that was another machine.
+func (w work) comesBack(s plan.Step) bool {
+	if w.was.Topology.LoadBalancer() != w.want.Topology.LoadBalancer() {
+		return true
+	}
+	return slices.ContainsFunc(w.steps, func(r plan.Step) bool {
+		return r.Kind == plan.Service && r.Action == plan.Remove && r.Service == s.Service
+	})
 }
 
 // restore makes a machine again what it was, with all that stands on it: what
@@ -78,7 +104,7 @@ func (l *Lab) restore(ctx context.Context, w work, machine string) error {
 	var errs *multierror.Error
 	for _, s := range steps {
 		s.Machine = machine
-		ensure, _, err := l.verbs(w, s)
+		ensure, _, err := l.verbs(w.driver, s, w.before())
 		if err == nil {
 			err = ensure(ctx, w.was)
 		}
@@ -87,9 +113,9 @@ func (l *Lab) restore(ctx context.Context, w work, machine string) error {
 	return errs.ErrorOrNil()
 }
 
-// verbs returns how a step's subject is brought about and removed.
-func (l *Lab) verbs(w work, s plan.Step) (ensure, remove verb, err error) {
-	d := w.driver
+// verbs returns how a step's subject is brought about, by the program of that
+// hash, and removed.
+func (l *Lab) verbs(d provider.Driver, s plan.Step, hash string) (ensure, remove verb, err error) {
 	switch s.Kind {
 	case plan.Switch:
 		return d.EnsureSwitch, func(ctx context.Context, lab provider.Lab) error { return d.Destroy(ctx, lab) }, nil
@@ -127,20 +153,20 @@ func (l *Lab) verbs(w work, s plan.Step) (ensure, remove verb, err error) {
 			}), nil
 	case plan.Agent:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
-			return sys.EnsureAgent(ctx, role.Agent{Address: t.Nodes[s.Machine].Address, Program: l.options.Program, Hash: w.hash})
+			return sys.EnsureAgent(ctx, role.Agent{Address: t.Nodes[s.Machine].Address, Program: l.options.Program, Hash: hash})
 		}), gone(role.SubjectAgent), nil
 	case plan.Decap:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
 			n := t.Nodes[s.Machine]
 			return sys.EnsureDecap(ctx, role.Decap{
 				Hook: role.HookOf(n.OS), Address: n.Address, Balancer: t.Nodes[t.LoadBalancer()].Address,
-				Program: l.options.Program, Hash: w.hash,
+				Program: l.options.Program, Hash: hash,
 			})
 		}), gone(role.SubjectDecap), nil
 	case plan.Page:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
 			p := role.PageOf(t, s.Machine)
-			p.Program, p.Hash = l.options.Program, w.hash
+			p.Program, p.Hash = l.options.Program, hash
 			return sys.EnsurePage(ctx, p)
 		}), gone(role.SubjectPage), nil
 	}

@@ -77,9 +77,21 @@ type work struct {
 	found plan.Found
 }
 
-// fresh says that nothing of the lab existed.
+// fresh says that nothing of the lab existed, or nothing but what a first up
+// left that was killed: a failure takes all of it away.
 func (w work) fresh() bool {
-	return w.old == nil && w.found.Switch == nil && len(w.found.Machines) == 0
+	if w.old != nil {
+		return w.old.Phase == state.Creating && !w.old.WasUp
+	}
+	return w.found.Switch == nil && len(w.found.Machines) == 0
+}
+
+// before is the hash of the program that the nodes have so far.
+func (w work) before() string {
+	if w.old != nil && w.old.Program != "" {
+		return w.old.Program
+	}
+	return w.hash
 }
 
 // announced says that a service was there though the plan is to create it: the
@@ -151,6 +163,8 @@ func servicesOf(ctx context.Context, w work) []api.Service {
 	if err != nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, healthLimit)
+	defer cancel()
 	services, err := agent.Services(ctx)
 	if err != nil {
 		return nil // it does not answer: the services are set again
@@ -165,8 +179,9 @@ func (l *Lab) carryOut(ctx context.Context, w work, o UpOptions) error {
 	if unchanged {
 		return nil
 	}
-	now := state.State{Name: l.name, Provider: w.driver.Name, Phase: state.Creating, Topology: w.want.Topology}
+	now := state.State{Name: l.name, Provider: w.driver.Name, Phase: state.Creating, Topology: w.want.Topology, Program: w.hash}
 	if w.old != nil {
+		now.WasUp = w.old.WasUp || w.old.Phase == state.Up
 		now.Owned = append(now.Owned, w.old.Owned...)
 	}
 	for _, s := range w.steps {
@@ -192,7 +207,7 @@ func (l *Lab) carryOut(ctx context.Context, w work, o UpOptions) error {
 	if err != nil {
 		return l.settle(ctx, w, o, err)
 	}
-	now.Phase, now.Owned = state.Up, nil
+	now.Phase, now.WasUp, now.Owned = state.Up, true, nil
 	for _, s := range w.steps {
 		if s.Action != plan.Remove {
 			now.Owned = append(now.Owned, s.ID)
@@ -213,8 +228,8 @@ func (l *Lab) settle(ctx context.Context, w work, o UpOptions, cause error) erro
 		if err := w.driver.Destroy(ctx, w.want); err != nil {
 			return fmt.Errorf("%w\nremove what was left: %w; `labctl down --name %s` tries again", cause, err, l.name)
 		}
-		if err := os.RemoveAll(l.Dir()); err != nil {
-			return fmt.Errorf("%w\nremove the lab's folder: %w", cause, err)
+		if err := l.options.Store.Remove(l.name); err != nil {
+			return fmt.Errorf("%w\n%w", cause, err)
 		}
 	case w.old != nil:
 		if err := l.options.Store.Save(*w.old); err != nil {
@@ -237,7 +252,12 @@ func (l *Lab) forget(w work) {
 // removeIfBare removes a lab's folder that holds the lock alone.
 func removeIfBare(dir string) {
 	entries, err := os.ReadDir(dir)
-	if err == nil && len(entries) == 1 && entries[0].Name() == "lock" {
+	for _, e := range entries {
+		if e.Name() != "lock" && e.Name() != ".labctl" {
+			return
+		}
+	}
+	if err == nil {
 		os.RemoveAll(dir)
 	}
 }

@@ -225,7 +225,7 @@ func TestParseRefuses(t *testing.T) {
 		"a node's name of 16 characters": {"  be4:", "  ‸abcdefghijklmnop:",
 			`nodes.abcdefghijklmnop: "abcdefghijklmnop" has more than 15 characters`},
 		"a reserved node name": {"  be4:", "  ‸br0:",
-			`nodes.br0: "br0" is reserved: switch, br0, lo cannot name machines`},
+			`nodes.br0: "br0" is reserved: switch, br0, lo, all, default cannot name machines`},
 		"a client with a node's name": {"client: {name: client,", "client: {name: ‸be4,",
 			`client.name: "be4" is a node's name, too: every machine has a name of its own`},
 		"a lab name with a hyphen": {"name: l4lb", "name: ‸my-lab",

@@ -35,8 +35,9 @@ func TableSizes() []uint32 {
 }
 
 // reservedNames would collide with what stands beside the nodes: the switch's
-// namespace, its bridge, and the loopback interface.
-func reservedNames() []string { return []string{"switch", "br0", "lo"} }
+// namespace, its bridge, the loopback interface; and no network interface can
+// bear the last two, which stand for all of them under /proc/sys/net.
+func reservedNames() []string { return []string{"switch", "br0", "lo", "all", "default"} }
 
 // Validate returns everything that is wrong with a topology, nil when nothing
 // is. The faults have paths but no file and lines: Parse adds those.

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"time"
 )
 
 // maxAnswer bounds what a client reads of one answer: a full conntrack table
@@ -27,6 +28,10 @@ type Client struct {
 }
 
 var _ Backend = (*Client)(nil)
+
+// answerLimit bounds a request when the caller's context does not: a stopped
+// agent takes connections and answers none.
+const answerLimit = 20 * time.Second
 
 // NewClient returns a client that reaches the agent through dial, which is
 // called for each request: an agent that was restarted meanwhile is found again.
@@ -129,6 +134,8 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 
 // do sends body, nil for none, and reads the answer into out, nil for none.
 func (c *Client) do(ctx context.Context, method, path string, body, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer within %s", answerLimit))
+	defer cancel()
 	var reader io.Reader
 	if body != nil {
 		encoded, err := json.Marshal(body)

@@ -1,15 +1,22 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
 	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"l4lab/agent/api"
 	"l4lab/lab"
@@ -69,7 +76,11 @@ func printStatus(out io.Writer, st lab.Status) error {
 	fmt.Fprintln(w, "SERVICE\tBACKEND\tADDRESS\tCONNECTIONS\tRX PACKETS\tRX BYTES\tTX PACKETS\tTX BYTES")
 	for _, s := range st.Services {
 		for _, b := range s.Backends {
-			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%d\t%d\t%d\t%d\n", s.ID, b.Node, b.Address, b.Connections, b.RxPackets, b.RxBytes, b.TxPackets, b.TxBytes)
+			txPackets, txBytes := fmt.Sprint(b.TxPackets), fmt.Sprint(b.TxBytes)
+			if s.Mode == string(topology.DSR) && b.TxPackets == 0 {
+				txPackets, txBytes = "-", "-" // replies never pass the balancer
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", s.ID, b.Node, b.Address, b.Connections, b.RxPackets, b.RxBytes, txPackets, txBytes)
 		}
 	}
 	return w.Flush()
@@ -102,10 +113,26 @@ func (a *app) execCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = m.Guest.Run(cmd.Context(), guest.Command{Argv: argv, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr})
+			// The command gets the signals that labctl gets, and says itself
+			// how it ended. At a terminal it has had the interrupt already.
+			signals := make(chan os.Signal, 4)
+			wanted := []os.Signal{syscall.SIGTERM, syscall.SIGHUP}
+			if !a.atTerminal() {
+				wanted = append(wanted, os.Interrupt)
+			}
+			signal.Notify(signals, wanted...)
+			defer signal.Stop(signals)
+			err = m.Guest.Run(context.WithoutCancel(cmd.Context()), guest.Command{
+				Argv: argv, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr, Signals: signals,
+			})
 			var exit *guest.ExitError
-			if errors.As(err, &exit) {
+			switch {
+			case errors.As(err, &exit):
 				return &exitCode{exit.Code}
+			case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+				return &codedError{err, 127} // as shells have it
+			case errors.Is(err, fs.ErrPermission):
+				return &codedError{err, 126}
 			}
 			return err
 		},
@@ -113,6 +140,12 @@ func (a *app) execCommand() *cobra.Command {
 	// What follows the node is the command's, flags included.
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// atTerminal says whether standard input is a terminal.
+func (a *app) atTerminal() bool {
+	f, ok := a.stdin.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // splitExec takes "NODE -- CMD…" or "NODE CMD…" apart.

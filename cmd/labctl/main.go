@@ -40,7 +40,10 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// A reader that went away (labctl up -o json | head) must not end an up
+	// half-way: with a handler, the write fails instead of the process.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	defer signal.Stop(signals)
 	go func() {
 		s, ok := <-signals
@@ -78,12 +81,21 @@ type exitCode struct{ code int }
 
 func (e *exitCode) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// codedError has an exit code of its own.
+type codedError struct {
+	error
+	code int
+}
+
+func (e *codedError) Unwrap() error { return e.error }
+
 // usageError is about the words on the command line.
 type usageError struct{ error }
 
 func (a *app) codeOf(err error) int {
 	var (
 		code    *exitCode
+		coded   *codedError
 		broken  *interrupted
 		usage   usageError
 		faults  topology.Faults
@@ -92,6 +104,8 @@ func (a *app) codeOf(err error) int {
 	switch {
 	case errors.As(err, &code):
 		return code.code
+	case errors.As(err, &coded):
+		return coded.code
 	case errors.As(err, &broken):
 		return exitInterrupted
 	case !a.started, errors.As(err, &usage), errors.As(err, &faults), errors.Is(err, lab.ErrUnknownProvider):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +20,12 @@ func (a *app) testCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test",
 		Short: "Prove the packet paths from captured packets; exit 1 when a check fails",
-		Args:  cobra.NoArgs,
+		Long: `Send client traffic through every service in the modes asked for, capture it on
+the switch and on the nodes, and judge each promise of the paths from the packets.
+
+A check that the packets neither bear out nor refute is shown as unverifiable and
+does not fail the test by itself; captures that lost frames do.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := oneOf("--output", output, "text", "json"); err != nil {
 				return err
@@ -115,9 +121,11 @@ func (a *app) demoCommand() *cobra.Command {
 			l := lab.Open(t.Name, o)
 			if _, err := l.Topology(); err == nil {
 				return fmt.Errorf("lab %s is up already; `labctl down --name %s` first, or give the demo another --name", t.Name, t.Name)
+			} else if !errors.Is(err, lab.ErrNotUp) {
+				return err
 			}
-			err = demo.Run(cmd.Context(), l, t, a.stdout)
-			if keep {
+			made, err := demo.Run(cmd.Context(), l, t, a.stdout)
+			if keep || !made {
 				return err
 			}
 			return a.takeAway(cmd.Context(), l, err)

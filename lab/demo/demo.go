@@ -31,26 +31,30 @@ import (
 var ErrCross = errors.New("not everything was as it should be; see the steps marked ✗")
 
 // Run brings the lab up from the topology, in SNAT mode first as the demo did,
-// walks through it and tells what it sees on w. The lab stays up.
-func Run(ctx context.Context, l *lab.Lab, t topology.Topology, w io.Writer) error {
+// walks through it and tells what it sees on w. It says whether it made the
+// lab, which stays up.
+func Run(ctx context.Context, l *lab.Lab, t topology.Topology, w io.Writer) (made bool, err error) {
 	for i := range t.Services {
 		t.Services[i].Mode = topology.SNAT
 	}
 	d := &demo{lab: l, topology: t, w: w}
+	if err := d.bringUp(ctx); err != nil {
+		return false, err // up took back what it did
+	}
 	for _, step := range []func(context.Context) error{
-		d.bringUp, d.agentStart, d.service,
+		d.agentStart, d.service,
 		d.firstPage, d.refresh, d.dumpstate, d.snatPackets,
 		d.switchUnderConnection, d.dumpstate, d.dsrPackets,
 		d.validate,
 	} {
 		if err := step(ctx); err != nil {
-			return err
+			return true, err
 		}
 	}
 	if d.crosses > 0 {
-		return fmt.Errorf("%w (%d)", ErrCross, d.crosses)
+		return true, fmt.Errorf("%w (%d)", ErrCross, d.crosses)
 	}
-	return nil
+	return true, nil
 }
 
 type demo struct {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 )
 
@@ -41,6 +42,8 @@ type Command struct {
 	Argv           []string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Signals are passed on to the process while it runs; nil: none are.
+	Signals <-chan os.Signal
 }
 
 // File is a file to push: the host's file Source becomes the node's Path,

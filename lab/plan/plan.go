@@ -5,8 +5,6 @@ package plan
 
 import (
 	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -72,22 +70,11 @@ type Found struct {
 	Services []api.Service
 }
 
-// ServiceOf returns what the agent is to be told of a service.
-func ServiceOf(t topology.Topology, s topology.Service) api.Service {
-	a := api.Service{ID: s.ID, Frontend: s.Frontend(), Protocol: string(s.Protocol), Mode: string(s.Mode), TableSize: s.TableSize}
-	if a.TableSize == 0 {
-		a.TableSize = topology.DefaultTableSize
-	}
-	for _, b := range s.Backends {
-		a.Backends = append(a.Backends, netip.AddrPortFrom(t.Nodes[b].Address, s.Port))
-	}
-	return a
-}
-
 // Build returns the steps, in an order in which they could run one by one.
 func Build(w Wanted, f Found) []Step {
 	b := builder{Wanted: w, Found: f}
 	b.sw()
+	b.displaced()
 	for _, name := range w.Topology.MachineNames() {
 		b.node(name)
 	}
@@ -142,9 +129,14 @@ func (b *builder) sw() {
 func (b *builder) node(name string) {
 	s := Step{ID: nodeID(name), Kind: Node, Machine: name, Action: Keep, Reason: "as wanted", Needs: []string{switchID}}
 	m, exists := b.Machines[name]
+	address, _ := b.Topology.Address(name)
+	for _, former := range b.gone() {
+		if b.takenBy(former) == name {
+			s.Needs = append(s.Needs, nodeID(former))
+		}
+	}
 	switch {
 	case !exists:
-		address, _ := b.Topology.Address(name)
 		s.Action, s.Reason = Create, fmt.Sprintf("address %s/%d, mtu %d", address, b.Topology.Switch.Subnet.Bits(), b.Topology.Switch.MTU)
 	case len(m.Faults) > 0:
 		s.Action, s.Reason = Change, strings.Join(m.Faults, "; ")
@@ -264,65 +256,6 @@ func (b *builder) client() {
 	list(b, Routes, name, b.Machines[name].Facts.Routes, role.RoutesOf(b.Topology))
 }
 
-func (b *builder) services() {
-	lb := b.Topology.LoadBalancer()
-	found := map[uint32]api.Service{}
-	for _, s := range b.Services {
-		found[s.ID] = s
-	}
-	gone := maps.Clone(found)
-	for _, s := range b.Topology.Services {
-		delete(gone, s.ID)
-	}
-	for _, id := range slices.Sorted(maps.Keys(gone)) {
-		b.add(Step{ID: serviceID(id), Kind: Service, Machine: lb, Service: id, Action: Remove, Reason: "not in the topology", Needs: []string{"agent/" + lb}})
-	}
-	for _, s := range b.Topology.Services {
-		want := ServiceOf(b.Topology, s)
-		step := Step{ID: serviceID(s.ID), Kind: Service, Machine: lb, Service: s.ID, Action: Keep, Reason: "as wanted", Needs: b.needsOf(s)}
-		for _, id := range slices.Sorted(maps.Keys(gone)) {
-			// Two services never have one frontend: the old one gives it up first.
-			if gone[id].Frontend == want.Frontend && gone[id].Protocol == want.Protocol {
-				step.Needs = append(step.Needs, serviceID(id))
-			}
-		}
-		have, ok := found[s.ID]
-		switch {
-		case !ok:
-			step.Action, step.Reason = Create, describe(want)
-		case !same(have, want):
-			step.Action, step.Reason = Change, Difference(have, want)
-		}
-		b.add(step)
-	}
-}
-
-// unusedVIPs takes VIPs off backends that no service uses any more. Until the
-// services are changed, packets for them still arrive.
-func (b *builder) unusedVIPs() {
-	var changed []string
-	for _, s := range b.steps {
-		if s.Kind == Service {
-			changed = append(changed, s.ID)
-		}
-	}
-	for _, s := range b.unused {
-		s.Needs = append(s.Needs, changed...)
-		b.add(s)
-	}
-}
-
-func serviceID(id uint32) string { return fmt.Sprintf("service/%d", id) }
-
-// needsOf says what must stand before a service may send traffic to it.
-func (b *builder) needsOf(s topology.Service) []string {
-	needs := []string{"agent/" + b.Topology.LoadBalancer()}
-	for _, name := range s.Backends {
-		needs = append(needs, "vip/"+name, "decap/"+name, "page/"+name)
-	}
-	return needs
-}
-
 // leftovers removes machines that the topology does not have. They go last:
 // until everything else stands, taking the change back leaves them whole.
 func (b *builder) leftovers() {
@@ -330,6 +263,25 @@ func (b *builder) leftovers() {
 	for _, s := range b.steps {
 		needs = append(needs, s.ID)
 	}
+	for _, name := range b.gone() {
+		if b.takenBy(name) == "" {
+			b.add(Step{ID: nodeID(name), Kind: Node, Machine: name, Action: Remove, Reason: "not in the topology", Needs: needs})
+		}
+	}
+}
+
+// displaced removes machines whose address another one is to have, before that
+// one comes: two with one address would take each other's packets.
+func (b *builder) displaced() {
+	for _, name := range b.gone() {
+		if heir := b.takenBy(name); heir != "" {
+			b.add(Step{ID: nodeID(name), Kind: Node, Machine: name, Action: Remove, Reason: "its address goes to " + heir, Needs: []string{switchID}})
+		}
+	}
+}
+
+// gone returns the machines that are there and not in the topology.
+func (b *builder) gone() []string {
 	var gone []string
 	for name := range b.Machines {
 		if !slices.Contains(b.Topology.MachineNames(), name) {
@@ -337,32 +289,11 @@ func (b *builder) leftovers() {
 		}
 	}
 	slices.SortFunc(gone, topology.CompareNatural)
-	for _, name := range gone {
-		b.add(Step{ID: nodeID(name), Kind: Node, Machine: name, Action: Remove, Reason: "not in the topology", Needs: needs})
-	}
+	return gone
 }
 
-func same(a, b api.Service) bool {
-	return a.Frontend == b.Frontend && a.Protocol == b.Protocol && a.Mode == b.Mode && a.TableSize == b.TableSize && join(a.Backends) == join(b.Backends)
-}
-
-func describe(s api.Service) string {
-	return fmt.Sprintf("%s/%s %s, backends %s", s.Frontend, s.Protocol, s.Mode, join(s.Backends))
-}
-
-// Difference says how a service that the agent has differs from the wanted one, "" when it does not.
-func Difference(have, want api.Service) string {
-	var parts []string
-	for _, d := range []struct{ name, have, want string }{
-		{"frontend", have.Frontend.String(), want.Frontend.String()},
-		{"protocol", have.Protocol, want.Protocol},
-		{"mode", have.Mode, want.Mode},
-		{"table size", fmt.Sprint(have.TableSize), fmt.Sprint(want.TableSize)},
-		{"backends", join(have.Backends), join(want.Backends)},
-	} {
-		if d.have != d.want {
-			parts = append(parts, fmt.Sprintf("%s %s -> %s", d.name, d.have, d.want))
-		}
-	}
-	return strings.Join(parts, "; ")
+// takenBy returns the machine of the topology that is to have the address of one that goes.
+func (b *builder) takenBy(name string) string {
+	heir, _ := b.Topology.MachineAt(b.Machines[name].Prefix.Addr())
+	return heir
 }

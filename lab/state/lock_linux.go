@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,16 +17,21 @@ import (
 // process: a killed one leaves no lock behind.
 type Lock struct{ f *os.File }
 
+// orphanPatience is how long a lock may outlive its process: a child that was
+// forked and has not executed its program yet shares it for that moment.
+const orphanPatience = time.Second
+
 // Lock takes the lab's lock, making its folder when there is none; it returns
 // a *LockedError at once when another process holds it.
 func (s Store) Lock(ctx context.Context, lab string) (*Lock, error) {
-	path := filepath.Join(s.Dir(lab), "lock")
+	path := filepath.Join(s.Dir(lab), lockFile)
+	deadline := time.Now().Add(orphanPatience)
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, fmt.Errorf("make the folder of lab %s: %w", lab, err)
+		if err := s.makeDir(lab); err != nil {
+			return nil, err
 		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 		if errors.Is(err, os.ErrNotExist) {
@@ -39,6 +45,12 @@ func (s Store) Lock(ctx context.Context, lab string) (*Lock, error) {
 			f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				pid, _ := strconv.Atoi(strings.TrimSpace(string(data)))
+				if pid == 0 || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+					// It was killed, or is about to write its number.
+					if wait(ctx, deadline) {
+						continue
+					}
+				}
 				return nil, &LockedError{Lab: lab, PID: pid}
 			}
 			return nil, fmt.Errorf("lock lab %s: %w", lab, err)
@@ -56,6 +68,20 @@ func (s Store) Lock(ctx context.Context, lab string) (*Lock, error) {
 			return nil, fmt.Errorf("lock lab %s: %w", lab, err)
 		}
 		return &Lock{f}, nil
+	}
+}
+
+// wait lets a few milliseconds pass; false when the deadline or the context
+// leave none.
+func wait(ctx context.Context, deadline time.Time) bool {
+	if time.Now().After(deadline) {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(5 * time.Millisecond):
+		return true
 	}
 }
 

@@ -18,9 +18,9 @@ type Lock struct{ path string }
 // Lock takes the lab's lock, making its folder when there is none; it returns
 // a *LockedError at once when another process holds it.
 func (s Store) Lock(_ context.Context, lab string) (*Lock, error) {
-	path := filepath.Join(s.Dir(lab), "lock")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of lab %s: %w", lab, err)
+	path := filepath.Join(s.Dir(lab), lockFile)
+	if err := s.makeDir(lab); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {

@@ -43,6 +43,11 @@ type State struct {
 	Phase    Phase             `json:"phase"`
 	Changed  time.Time         `json:"changed"`
 	Topology topology.Topology `json:"topology"`
+	// WasUp says that the lab has been up since it was made: what a failed up
+	// of such a lab leaves is worth keeping.
+	WasUp bool `json:"wasUp"`
+	// Program is the SHA-256 of the agent's binary on the nodes.
+	Program string `json:"program,omitempty"`
 	// Owned are the names of the things that the lab made or is about to make.
 	Owned []string `json:"owned"`
 }
@@ -76,8 +81,108 @@ func DefaultRoot() (string, error) {
 	return filepath.Join(home, ".local", "state", "labctl"), nil
 }
 
-// NewStore returns the store in a folder, which need not exist yet.
-func NewStore(root string) Store { return Store{root} }
+// NewStore returns the store in a folder, which need not exist yet. Symbolic
+// links in its path are resolved: the kernel names a process's program by its
+// real path, and that is how a lab knows its processes.
+func NewStore(root string) Store { return Store{resolve(root)} }
+
+func resolve(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		return real
+	}
+	if parent := filepath.Dir(path); parent != path {
+		return filepath.Join(resolve(parent), filepath.Base(path))
+	}
+	return path
+}
+
+// markerFile says that a folder is a lab's. Nothing is ever removed from a
+// folder that has none, whatever it is called.
+const markerFile = ".labctl"
+
+// lockFile is what Lock locks.
+const lockFile = "lock"
+
+// ErrNotALab is matched by errors about a folder that bears a lab's name and
+// is none.
+var ErrNotALab = errors.New("the folder is no lab's")
+
+// makeDir makes a lab's folder with its marker in one step, or checks that the
+// one that is there is a lab's.
+func (s Store) makeDir(lab string) error {
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return fmt.Errorf("make the folder for labs: %w", err)
+	}
+	if _, err := os.Lstat(s.Dir(lab)); errors.Is(err, fs.ErrNotExist) {
+		next, err := os.MkdirTemp(s.root, ".new-*")
+		if err != nil {
+			return fmt.Errorf("make the folder of lab %s: %w", lab, err)
+		}
+		defer os.RemoveAll(next)
+		if err := s.mark(next, lab); err != nil {
+			return err
+		}
+		// Fails when another process was faster: then its folder is checked.
+		if err := os.Rename(next, s.Dir(lab)); err == nil {
+			return nil
+		}
+	}
+	if s.isBare(lab) {
+		return s.mark(s.Dir(lab), lab)
+	}
+	return s.check(lab)
+}
+
+func (s Store) mark(dir, lab string) error {
+	if err := os.WriteFile(filepath.Join(dir, markerFile), []byte("made by labctl\n"), 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make the folder of lab %s: %w", lab, err)
+	}
+	return nil
+}
+
+// check returns ErrNotALab for a folder that is there and is no lab's.
+func (s Store) check(lab string) error {
+	if !s.IsLab(lab) {
+		return fmt.Errorf("%w: %s; use another --name, or another LABCTL_STATE_DIR", ErrNotALab, s.Dir(lab))
+	}
+	return nil
+}
+
+// IsLab says whether a lab of that name has its folder here.
+func (s Store) IsLab(lab string) bool {
+	st, err := os.Lstat(filepath.Join(s.Dir(lab), markerFile))
+	return err == nil && st.Mode().IsRegular() || s.isBare(lab)
+}
+
+// isBare says that a folder holds nothing but a lock: what a labctl leaves that
+// was killed while it removed the folder.
+func (s Store) isBare(lab string) bool {
+	entries, err := os.ReadDir(s.Dir(lab))
+	return err == nil && !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != lockFile })
+}
+
+// Remove removes a lab's folder. The marker goes with the last that is in it:
+// what a labctl leaves that is killed meanwhile is still known as a lab's. The
+// caller holds the lock.
+func (s Store) Remove(lab string) error {
+	entries, err := os.ReadDir(s.Dir(lab))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the folder of lab %s: %w", lab, err)
+	}
+	for _, e := range entries {
+		if e.Name() == markerFile || e.Name() == lockFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(s.Dir(lab), e.Name())); err != nil {
+			return fmt.Errorf("remove the folder of lab %s: %w", lab, err)
+		}
+	}
+	if err := os.RemoveAll(s.Dir(lab)); err != nil {
+		return fmt.Errorf("remove the folder of lab %s: %w", lab, err)
+	}
+	return nil
+}
 
 // Root returns the store's folder.
 func (s Store) Root() string { return s.root }
@@ -138,7 +243,7 @@ func (s Store) Labs() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") && s.IsLab(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

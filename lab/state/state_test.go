@@ -19,13 +19,23 @@ func saved(t *testing.T, store state.Store, name string) state.State {
 	t.Helper()
 	st := state.State{Name: name, Provider: "netns", Phase: state.Creating, Topology: topology.Default(), Owned: []string{"switch", "node/lb"}}
 	st.Topology.Name = name
-	if err := os.MkdirAll(store.Dir(name), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	folder(t, store, name)
 	if err := store.Save(st); err != nil {
 		t.Fatal(err)
 	}
 	return st
+}
+
+// folder makes a lab's folder, as every command does that takes the lab's lock.
+func folder(t *testing.T, store state.Store, name string) {
+	t.Helper()
+	lock, err := store.Lock(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Release(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestSaveAndLoad(t *testing.T) {
@@ -87,8 +97,8 @@ func TestSaveReplacesTheFileInOneStep(t *testing.T) {
 	if b.Mode().Perm() != 0o600 {
 		t.Errorf("mode %o, want 600", b.Mode().Perm())
 	}
-	if entries, err := os.ReadDir(store.Dir("l4lb")); err != nil || len(entries) != 1 {
-		t.Errorf("the folder holds %v, %v; want the state alone", entries, err)
+	if entries, err := os.ReadDir(store.Dir("l4lb")); err != nil || len(entries) != 3 {
+		t.Errorf("the folder holds %v, %v; want marker, lock and state alone", entries, err)
 	}
 }
 
@@ -180,8 +190,9 @@ func TestLabs(t *testing.T) {
 		saved(t, store, name)
 	}
 	// A killed up may leave a folder without a state: that is a lab too, for down.
-	for _, dir := range []string{"beta", ".hidden"} {
-		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+	folder(t, store, "beta")
+	for _, dir := range []string{"precious", "My Docs", ".hidden"} {
+		if err := os.MkdirAll(filepath.Join(root, dir, "letters"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -191,6 +202,35 @@ func TestLabs(t *testing.T) {
 	got, err := store.Labs()
 	if want := []string{"alpha", "beta", "zeta"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("Labs() = %v, %v; want %v", got, err, want)
+	}
+}
+
+func TestAFolderThatIsNoLabsIsRefused(t *testing.T) {
+	root := t.TempDir()
+	store := state.NewStore(root)
+	if err := os.MkdirAll(filepath.Join(root, "precious", "deep"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Lock(t.Context(), "precious"); !errors.Is(err, state.ErrNotALab) {
+		t.Errorf("Lock: %v, want ErrNotALab", err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "precious", "deep")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRootThatIsASymbolicLinkIsResolved(t *testing.T) {
+	real, links := t.TempDir(), t.TempDir()
+	link := filepath.Join(links, "to")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	want, err := filepath.EvalSymlinks(real)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := state.NewStore(filepath.Join(link, "not", "yet")).Root(); got != filepath.Join(want, "not", "yet") {
+		t.Errorf("root %s, want it under %s", got, want)
 	}
 }
 

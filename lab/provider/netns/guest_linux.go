@@ -21,6 +21,9 @@ import (
 	"l4lab/lab/guest"
 )
 
+// nodeVariable is set in the environment of all that Run runs: the node's folder.
+const nodeVariable = "LABCTL_NODE"
+
 // cancelPatience is how long a cancelled command may take to end by itself.
 const cancelPatience = 2 * time.Second
 
@@ -65,11 +68,16 @@ func (g nsGuest) Run(ctx context.Context, c guest.Command) error {
 	// A cancelled command may end by itself, as tcpdump does with its summary.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = cancelPatience
+	// By this mark down finds what a command left running in the node.
+	cmd.Env = append(os.Environ(), nodeVariable+"="+g.dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := g.enter(func(ns namespace) error { return ns.do(cmd.Start) }); err != nil {
 		return fmt.Errorf("%s: run %s: %w", g.machine, strings.Join(c.Argv, " "), err)
 	}
+	ended := make(chan struct{})
+	go forward(c.Signals, cmd.Process, ended)
 	err := cmd.Wait()
+	close(ended)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -84,6 +92,21 @@ func (g nsGuest) Run(ctx context.Context, c guest.Command) error {
 		code = 128 + int(status.Signal())
 	}
 	return &guest.ExitError{Argv: c.Argv, Code: code, Stderr: stderr.String()}
+}
+
+// forward passes signals on to a process until it has ended.
+func forward(signals <-chan os.Signal, p *os.Process, ended <-chan struct{}) {
+	for {
+		select {
+		case s, ok := <-signals:
+			if !ok {
+				return
+			}
+			_ = p.Signal(s) // it may have ended in between
+		case <-ended:
+			return
+		}
+	}
 }
 
 // path returns the host's path of a path in the node's folder.

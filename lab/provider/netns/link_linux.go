@@ -146,7 +146,7 @@ func enableHairpin(sw namespace, link netlink.Link) error {
 			return err
 		}
 		defer e.Close()
-		return e.Change(name, map[string]bool{"tx-checksum-ip-generic": false})
+		return e.Change(name, map[string]bool{checksumFeature: false})
 	})
 	if err != nil {
 		return fmt.Errorf("turn transmit checksum offload off on port %s: %w", name, err)
@@ -169,10 +169,38 @@ func enableHairpin(sw namespace, link netlink.Link) error {
 	return nil
 }
 
+// checksumFeature is ethtool's name of the offload that leaves checksums to the card.
+const checksumFeature = "tx-checksum-ip-generic"
+
+// leavesChecksums says whether a port still has the offload on.
+func leavesChecksums(sw namespace, name string) (on bool, err error) {
+	err = sw.do(func() error {
+		e, err := ethtool.NewEthtool()
+		if err != nil {
+			return err
+		}
+		defer e.Close()
+		features, err := e.Features(name)
+		on = features[checksumFeature]
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("read the offloads of port %s: %w", name, err)
+	}
+	return on, nil
+}
+
 // ensureInterface corrects the machine's end: MAC, MTU, address, and fixed
 // neighbours, which do not count against the kernel's limit of 1,024 entries
 // over all namespaces (gc_thresh3).
 func ensureInterface(h *netlink.Handle, prefix netip.Prefix, mtu int, neighbours []netip.Addr) error {
+	lo, err := h.LinkByName("lo")
+	if err == nil && lo.Attrs().Flags&net.FlagUp == 0 {
+		err = h.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
 	link, err := h.LinkByName(interfaceName)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", interfaceName, err)

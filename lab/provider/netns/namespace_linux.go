@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -235,8 +236,8 @@ func names(lab string) ([]string, error) {
 // ensureRunDir prepares /run/netns as iproute2 does: a shared mount of its own,
 // so that removing a name reaches every mount namespace that copied it. What
 // this call made is noted for releaseRunDir.
-func ensureRunDir(ctx context.Context) error {
-	unlock, err := lockRun(ctx)
+func ensureRunDir(ctx context.Context, root string) error {
+	unlock, err := lockRoot(ctx, root)
 	if err != nil {
 		return err
 	}
@@ -265,11 +266,11 @@ func ensureRunDir(ctx context.Context) error {
 
 // releaseRunDir takes back what ensureRunDir made, once nobody's namespace is
 // left in it.
-func releaseRunDir(ctx context.Context) error {
+func releaseRunDir(ctx context.Context, root string) error {
 	if _, err := os.Stat(runDirMarker); err != nil {
 		return nil
 	}
-	unlock, err := lockRun(ctx)
+	unlock, err := lockRoot(ctx, root)
 	if err != nil {
 		return err
 	}
@@ -287,26 +288,36 @@ func releaseRunDir(ctx context.Context) error {
 	return os.Remove(runDirMarker)
 }
 
-// lockRun takes an exclusive lock that other labs' ups and downs hold for
-// microseconds only. A lock on the folder itself leaves no file.
-func lockRun(ctx context.Context) (unlock func(), err error) {
-	f, err := os.Open(filepath.Dir(runDir))
+// lockLimit bounds waiting for another lab's up or down to have made or released
+// /run/netns, which takes it microseconds.
+const lockLimit = 5 * time.Second
+
+// lockRoot takes an exclusive lock on the folder of all labs, which is root's
+// own. A lock on the folder itself leaves no file.
+func lockRoot(ctx context.Context, dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lockLimit, fmt.Errorf("still locked after %s", lockLimit))
+	defer cancel()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	f, err := os.Open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", filepath.Dir(runDir), err)
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
 		}
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-			break
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", dir, context.Cause(ctx))
+		case <-time.After(time.Millisecond):
 		}
 	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-	}
-	return func() { f.Close() }, nil
 }

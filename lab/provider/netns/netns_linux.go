@@ -38,8 +38,14 @@ const Name = "netns"
 // veth with a standard page (measured on 6.18: 3506 works, 3510 does not).
 const maxMTU = 3506
 
-// maxMark is how many bytes an interface's alias holds (IFALIASZ without its 0).
-const maxMark = 255
+const (
+	// maxMark is how many bytes an interface's alias holds (IFALIASZ without its 0).
+	maxMark = 255
+	// maxSocket is how many bytes the path of a unix socket holds, without its 0.
+	maxSocket = 107
+	// maxName is how long a machine's name can be (package topology).
+	maxName = 15
+)
 
 // switchName is the namespace that holds the bridge; no node may be named so.
 const switchName = "switch"
@@ -60,14 +66,22 @@ type namespaces struct {
 
 func namespaceName(lab, machine string) string { return lab + "-" + machine }
 
-// markOf returns what a machine's loopback bears. An alias holds 255 bytes.
+// markOf returns what a machine's loopback bears.
 func markOf(lab provider.Lab, machine string) (string, error) {
 	mark := "labctl " + lab.Dir + " " + machine
 	if len(mark) > maxMark {
-		return "", fmt.Errorf("the state folder's path is too long for an ownership mark (%d of %d bytes): %s; set LABCTL_STATE_DIR to a shorter one",
-			len(mark), maxMark, lab.Dir)
+		return "", tooLong("an ownership mark", len(mark), maxMark, lab)
+	}
+	// A unix socket's path is shorter still (sun_path of unix(7)), but only the
+	// machines that have one need it; all names are at most 15 bytes.
+	if socket := filepath.Join(state.NodeDir(lab.Dir, strings.Repeat("x", maxName)), "agent.sock"); len(socket) > maxSocket {
+		return "", tooLong("the agent's socket", len(socket), maxSocket, lab)
 	}
 	return mark, nil
+}
+
+func tooLong(what string, is, limit int, lab provider.Lab) error {
+	return fmt.Errorf("the state folder's path is too long for %s (%d of %d bytes): %s; set LABCTL_STATE_DIR to a shorter one", what, is, limit, lab.Dir)
 }
 
 func pinsOf(lab provider.Lab) string  { return filepath.Join(lab.Dir, "bpf") }
@@ -126,7 +140,7 @@ func ensureNamespace(ctx context.Context, lab provider.Lab, machine string, sett
 		return ns, err
 	}
 	// Another lab went meanwhile, the last one, and took the folder with it.
-	if err := ensureRunDir(ctx); err != nil {
+	if err := ensureRunDir(ctx, filepath.Dir(lab.Dir)); err != nil {
 		return namespace{}, err
 	}
 	return createNamespace(name, mark, settings)
@@ -172,7 +186,7 @@ func neighboursOf(t topology.Topology, machine string) []netip.Addr {
 
 // EnsureSwitch implements provider.Provider.
 func (p *namespaces) EnsureSwitch(ctx context.Context, lab provider.Lab) error {
-	if err := ensureRunDir(ctx); err != nil {
+	if err := ensureRunDir(ctx, filepath.Dir(lab.Dir)); err != nil {
 		return fmt.Errorf("switch: %w", err)
 	}
 	for _, dir := range []string{pinsOf(lab), storeOf(lab)} {
@@ -349,7 +363,7 @@ func (p *namespaces) Destroy(ctx context.Context, lab provider.Lab) error {
 			errs = multierror.Append(errs, fmt.Errorf("unmount %s: %w", dir, err))
 		}
 	}
-	errs = multierror.Append(errs, releaseRunDir(ctx))
+	errs = multierror.Append(errs, releaseRunDir(ctx, filepath.Dir(lab.Dir)))
 	return errs.ErrorOrNil()
 }
 

@@ -180,7 +180,7 @@ func TestEnsureNodeMendsWhatWasBroken(t *testing.T) {
 
 func TestForeignNamespaceIsRefusedAndLeftAlone(t *testing.T) {
 	d, pl := newLab(t, "tnforeign")
-	if err := ensureRunDir(t.Context()); err != nil {
+	if err := ensureRunDir(t.Context(), filepath.Dir(pl.Dir)); err != nil {
 		t.Fatal(err)
 	}
 	ns, err := createNamespace("tnforeign-be1", "somebody else's", nil)
@@ -292,7 +292,7 @@ func sleeper(t *testing.T, d provider.Driver, pl provider.Lab) (daemon, nsGuest)
 	}
 	var started daemon
 	err = g.enter(func(ns namespace) (err error) {
-		started, err = startDaemon(ns, g.dir, "web", "spec", []string{filepath.Join(g.dir, "sleep"), "1000"})
+		started, err = startDaemon(ns, g.dir, daemon{Name: "web", Spec: "spec", Argv: []string{filepath.Join(g.dir, "sleep"), "1000"}})
 		return err
 	})
 	if err != nil {
@@ -355,7 +355,7 @@ func TestDaemonThatEndsAtOnceIsReportedWithItsLastWords(t *testing.T) {
 	bringUp(t, d, pl)
 	s := machine(t, d, pl, "be1").System.(system)
 	argv := []string{"/bin/sh", "-c", "echo no port for me; exit 3"}
-	err := s.ensureDaemon(t.Context(), "web", "spec", argv, func(context.Context) error { return errors.New("no answer") })
+	err := s.ensureDaemon(t.Context(), daemon{Name: "web", Spec: "spec", Argv: argv, At: "tcp 20.1.1.10:80"})
 	if err == nil || !strings.Contains(err.Error(), "no port for me") || !strings.Contains(err.Error(), "be1") {
 		t.Errorf("got %v", err)
 	}

@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"l4lab/lab/provider"
 	"l4lab/topology"
@@ -24,7 +26,7 @@ func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Ac
 	if err != nil {
 		return actual, err
 	}
-	ports := map[string]netlink.Link{}
+	var sw switchView
 	wanted := append(t.MachineNames(), switchName)
 	for _, name := range found {
 		machine := strings.TrimPrefix(name, t.Name+"-")
@@ -38,7 +40,7 @@ func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Ac
 			return actual, err
 		}
 		if machine == switchName {
-			actual.Switch, ports, err = observeSwitch(ns, pinsOf(lab))
+			actual.Switch, sw, err = observeSwitch(ns, pinsOf(lab), t)
 		} else {
 			actual.Machines[machine], err = p.observeMachine(ctx, lab, ns, machine)
 		}
@@ -48,7 +50,7 @@ func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Ac
 		}
 	}
 	for machine, m := range actual.Machines {
-		if fault := portFault(ports[machine], ports[bridgeName], t, machine); fault != "" {
+		if fault := sw.fault(t, machine); fault != "" {
 			m.Faults = append(m.Faults, fault)
 			actual.Machines[machine] = m
 		}
@@ -56,25 +58,46 @@ func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Ac
 	return actual, nil
 }
 
-func observeSwitch(ns namespace, pins string) (*provider.SwitchState, map[string]netlink.Link, error) {
+// switchView is what the switch's namespace has.
+type switchView struct {
+	ports map[string]netlink.Link
+	// table is the fixed forwarding table: MAC to index of the port.
+	table map[string]int
+	// summing says that the balancer's port leaves checksums to be filled in.
+	summing bool
+}
+
+func observeSwitch(ns namespace, pins string, t topology.Topology) (*provider.SwitchState, switchView, error) {
+	v := switchView{ports: map[string]netlink.Link{}, table: map[string]int{}}
 	h, err := ns.netlink()
 	if err != nil {
-		return nil, nil, err
+		return nil, v, err
 	}
 	defer h.Close()
 	links, err := h.LinkList()
 	if err != nil {
-		return nil, nil, fmt.Errorf("list ports: %w", err)
+		return nil, v, fmt.Errorf("list ports: %w", err)
 	}
 	var sw *provider.SwitchState
-	ports := map[string]netlink.Link{}
 	for _, l := range links {
 		if l.Attrs().Name == bridgeName && l.Attrs().Flags&net.FlagUp != 0 && isBPFFS(pins) {
 			sw = &provider.SwitchState{MTU: l.Attrs().MTU}
 		}
-		ports[l.Attrs().Name] = l
+		v.ports[l.Attrs().Name] = l
 	}
-	return sw, ports, nil
+	table, err := h.NeighList(0, unix.AF_BRIDGE)
+	if err != nil {
+		return nil, v, fmt.Errorf("list the forwarding table: %w", err)
+	}
+	for _, e := range table {
+		if e.State&netlink.NUD_NOARP != 0 && e.State&netlink.NUD_PERMANENT == 0 {
+			v.table[e.HardwareAddr.String()] = e.LinkIndex
+		}
+	}
+	if _, ok := v.ports[t.LoadBalancer()]; ok {
+		v.summing, err = leavesChecksums(ns, t.LoadBalancer())
+	}
+	return sw, v, err
 }
 
 func (p *namespaces) observeMachine(ctx context.Context, lab provider.Lab, ns namespace, machine string) (provider.MachineState, error) {
@@ -105,6 +128,14 @@ func (p *namespaces) observeMachine(ctx context.Context, lab provider.Lab, ns na
 	mach, err := p.Machine(lab, machine)
 	if err != nil {
 		return m, err
+	}
+	settings, err := settingFaults(ns, lab.Topology, machine)
+	if err != nil {
+		return m, err
+	}
+	m.Faults = append(m.Faults, settings...)
+	if lo, err := h.LinkByName("lo"); err == nil && lo.Attrs().Flags&net.FlagUp == 0 {
+		m.Faults = append(m.Faults, "lo is down")
 	}
 	m.Facts, err = mach.System.Observe(ctx)
 	return m, err
@@ -158,8 +189,11 @@ func observeAddress(h *netlink.Handle, link netlink.Link, t topology.Topology, m
 	return nil
 }
 
-// portFault says what of a machine's port on the switch is wrong.
-func portFault(link, bridge netlink.Link, t topology.Topology, machine string) string {
+// fault says what of a machine's port on the switch is wrong, "" when nothing is.
+func (v switchView) fault(t topology.Topology, machine string) string {
+	link, bridge := v.ports[machine], v.ports[bridgeName]
+	address, known := t.Address(machine)
+	hairpins := t.Nodes[machine].Role == topology.RoleLoadBalancer
 	switch {
 	case link == nil:
 		return "its port on the switch is missing"
@@ -169,8 +203,31 @@ func portFault(link, bridge netlink.Link, t topology.Topology, machine string) s
 		return "its port on the switch is down"
 	case link.Attrs().MTU != t.Switch.MTU:
 		return fmt.Sprintf("port mtu %d -> %d", link.Attrs().MTU, t.Switch.MTU)
-	case t.Nodes[machine].Role == topology.RoleLoadBalancer && !hasXDP(link):
+	case known && v.table[macOf(address).String()] != link.Attrs().Index:
+		return "the switch does not send its MAC to its port"
+	case hairpins && !hasXDP(link):
 		return "its port on the switch has no XDP program"
+	case hairpins && v.summing:
+		return "its port on the switch leaves checksums to be filled in"
 	}
 	return ""
+}
+
+// settingFaults returns the sysctls of a machine's namespace that are not as
+// EnsureNode writes them.
+func settingFaults(ns namespace, t topology.Topology, machine string) ([]string, error) {
+	var faults []string
+	err := ns.do(func() error {
+		for _, s := range settingsOf(t, machine) {
+			data, err := os.ReadFile("/proc/sys/net/" + s.path)
+			if err != nil {
+				return err
+			}
+			if have := strings.Join(strings.Fields(string(data)), " "); have != s.value {
+				faults = append(faults, fmt.Sprintf("%s %s -> %s", s.path, have, s.value))
+			}
+		}
+		return nil
+	})
+	return faults, err
 }

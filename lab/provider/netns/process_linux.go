@@ -28,7 +28,12 @@ type daemon struct {
 	Name string   `json:"name"`
 	Spec string   `json:"spec"`
 	Argv []string `json:"argv"`
-	PID  int      `json:"pid"`
+	// At is where it answers: "tcp 20.1.1.10:80", "udp 20.1.1.10:53", or "unix"
+	// and a path in the node's folder.
+	At  string `json:"at"`
+	PID int    `json:"pid"`
+	// Log is how long the log was when it was started.
+	Log int64 `json:"log"`
 	// Start is the process's start time in clock ticks since boot (field 22 of
 	// /proc/PID/stat); with Boot it makes a pid unique.
 	Start uint64 `json:"start"`
@@ -40,37 +45,40 @@ func logFile(dir, name string) string    { return filepath.Join(dir, name+".log"
 
 // startDaemon starts a process in a namespace, in a session of its own, its
 // output in the node's folder.
-func startDaemon(ns namespace, dir, name, spec string, argv []string) (daemon, error) {
-	log, err := os.OpenFile(logFile(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+func startDaemon(ns namespace, dir string, d daemon) (daemon, error) {
+	log, err := os.OpenFile(logFile(dir, d.Name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return daemon{}, fmt.Errorf("open the log of %s: %w", name, err)
+		return daemon{}, fmt.Errorf("open the log of %s: %w", d.Name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
+	if st, err := log.Stat(); err == nil {
+		d.Log = st.Size()
+	}
+	cmd := exec.Command(d.Argv[0], d.Argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := ns.do(cmd.Start); err != nil {
-		return daemon{}, fmt.Errorf("start %s: %w", strings.Join(argv, " "), err)
+		return daemon{}, fmt.Errorf("start %s: %w", strings.Join(d.Argv, " "), err)
 	}
-	d := daemon{Name: name, Spec: spec, Argv: argv, PID: cmd.Process.Pid}
+	d.PID = cmd.Process.Pid
 	if d.Boot, err = bootID(); err == nil {
 		d.Start, err = startTime(d.PID)
 	}
 	if err == nil {
 		var data []byte
 		if data, err = json.Marshal(d); err == nil {
-			err = state.WriteFile(daemonFile(dir, name), data, 0o600)
+			err = state.WriteFile(daemonFile(dir, d.Name), data, 0o600)
 		}
 	}
 	if errors.Is(err, os.ErrProcessDone) {
 		cmd.Wait()
-		return daemon{}, fmt.Errorf("%s ended at once (%s); its last words:\n%s", name, cmd.ProcessState, tail(logFile(dir, name), 2000))
+		return daemon{}, fmt.Errorf("%s ended at once (%s); its last words:\n%s", d.Name, cmd.ProcessState, d.lastWords(dir))
 	}
 	if err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
-		return daemon{}, fmt.Errorf("remember %s (pid %d): %w", name, d.PID, err)
+		return daemon{}, fmt.Errorf("remember %s (pid %d): %w", d.Name, d.PID, err)
 	}
 	go cmd.Wait() // reap it, should it end before labctl does
 	return d, nil
@@ -164,10 +172,31 @@ func waitEnd(ctx context.Context, pidfd int, d time.Duration) (bool, error) {
 
 // endAllUnder kills every process whose program lies under a folder, whether
 // or not it is remembered: a labctl that was killed may have started it and
-// not written it down. A program in the lab's own folder is the lab's.
+// not written it down. A program in the lab's own folder is the lab's, and so is
+// what labctl exec left running in one of its nodes.
 func endAllUnder(ctx context.Context, dir string) error {
 	prefix := dir + string(filepath.Separator)
-	return endAll(ctx, func(pid int) bool { return strings.HasPrefix(programOf(pid), prefix) })
+	return endAll(ctx, func(pid int) bool {
+		if pid == os.Getpid() {
+			return false // a labctl that labctl exec runs
+		}
+		return strings.HasPrefix(programOf(pid), prefix) || strings.HasPrefix(nodeOf(pid)+string(filepath.Separator), prefix)
+	})
+}
+
+// nodeOf returns the folder of the node that a process was started in by
+// labctl exec, "" for all others.
+func nodeOf(pid int) string {
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return ""
+	}
+	for entry := range strings.SplitSeq(string(environ), "\x00") {
+		if dir, ok := strings.CutPrefix(entry, nodeVariable+"="); ok {
+			return dir
+		}
+	}
+	return ""
 }
 
 // endStray kills a daemon that runs and is not written down: the labctl that
@@ -258,16 +287,18 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// tail returns the end of a file, for error texts.
-func tail(path string, limit int64) string {
-	f, err := os.Open(path)
+// lastWords returns the end of what the daemon wrote since it was started.
+func (d daemon) lastWords(dir string) string {
+	const limit = 2000
+	f, err := os.Open(logFile(dir, d.Name))
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err == nil && st.Size() > limit {
-		f.Seek(-limit, io.SeekEnd)
+	from := d.Log
+	if st, err := f.Stat(); err == nil {
+		from = max(from, st.Size()-limit)
 	}
-	data, _ := io.ReadAll(f)
+	data, _ := io.ReadAll(io.NewSectionReader(f, from, limit))
 	return strings.TrimSpace(string(data))
 }
