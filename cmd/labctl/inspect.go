@@ -30,9 +30,6 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show nodes, services and backends; exit 1 when something is unhealthy", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf("--output", output, "text", "json"); err != nil {
-				return err
-			}
 			l, err := a.existing(nil)
 			if err != nil {
 				return err
@@ -52,7 +49,7 @@ func (a *app) statusCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	outputFlag(cmd.Flags(), &output)
 	return cmd
 }
 
@@ -224,9 +221,6 @@ func (a *app) connectionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "connections", Short: "Show the balancer's connections (the demo's dumpstate)", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf("--output", output, "text", "json"); err != nil {
-				return err
-			}
 			l, err := a.existing(nil)
 			if err != nil {
 				return err
@@ -245,7 +239,7 @@ func (a *app) connectionsCommand() *cobra.Command {
 			return printConnections(a.stdout, list)
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	outputFlag(cmd.Flags(), &output)
 	cmd.Flags().Uint32Var(&service, "service", 0, "the service's number (default: all)")
 	return cmd
 }
@@ -269,9 +263,6 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Say what this machine has and lacks for each provider, and what to do about it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf("--output", output, "text", "json"); err != nil {
-				return err
-			}
 			o, err := a.options(nil)
 			if err != nil {
 				return err
@@ -293,7 +284,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	outputFlag(cmd.Flags(), &output)
 	return cmd
 }
 

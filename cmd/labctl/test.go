@@ -27,12 +27,6 @@ A check that the packets neither bear out nor refute is shown as unverifiable an
 does not fail the test by itself; captures that lost frames do.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf("--output", output, "text", "json"); err != nil {
-				return err
-			}
-			if err := oneOf("--mode", mode, "dsr", "snat", "all"); err != nil {
-				return err
-			}
 			modes := []topology.Mode{topology.Mode(mode)}
 			if mode == "all" {
 				modes = []topology.Mode{topology.DSR, topology.SNAT}
@@ -74,8 +68,8 @@ does not fail the test by itself; captures that lost frames do.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&mode, "mode", "all", "dsr, snat or all")
-	f.StringVarP(&output, "output", "o", "text", "text or json")
+	f.Var(choose(&mode, "all", "dsr", "snat"), "mode", "dsr, snat or all")
+	outputFlag(f, &output)
 	f.StringVar(&junit, "junit", "", "write the result as JUnit XML to this file too")
 	f.StringVar(&pcap, "pcap", "", "keep the captures in this folder, one pcapng file a service and mode")
 	return cmd

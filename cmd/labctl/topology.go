@@ -17,9 +17,6 @@ func (a *app) topologyCommand() *cobra.Command {
 		Short: "Print a topology: the built-in one, or FILE checked and completed",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := oneOf("--output", output, "yaml", "json", "mermaid", "dot", "schema"); err != nil {
-				return err
-			}
 			if output == "schema" {
 				schema, err := topology.Schema()
 				if err != nil {
@@ -50,7 +47,7 @@ func (a *app) topologyCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "yaml", "yaml, json, mermaid, dot, or schema (JSON schema of topology files)")
+	cmd.Flags().VarP(choose(&output, "yaml", "json", "mermaid", "dot", "schema"), "output", "o", "yaml, json, mermaid, dot, or schema (JSON schema of topology files)")
 	return cmd
 }
 

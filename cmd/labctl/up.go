@@ -33,9 +33,6 @@ made from, and otherwise the built-in five-machine demo is created. What fails
 or is interrupted is taken back.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := oneOf("--output", output, "text", "json"); err != nil {
-				return err
-			}
 			t, err := a.wanted(args, mode)
 			if err != nil {
 				return err
@@ -67,10 +64,10 @@ or is interrupted is taken back.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Provider, "provider", "", "where nodes live: netns (default: the lab's own, or netns)")
-	f.StringVar(&mode, "mode", "", "dsr or snat, for every service (default: the topology's)")
+	f.Var(choose(&mode, "", string(topology.DSR), string(topology.SNAT)), "mode", "dsr or snat, for every service (default: the topology's)")
 	f.BoolVar(&dryRun, "dry-run", false, "print the plan and do nothing")
 	f.BoolVar(&o.KeepOnFailure, "keep-on-failure", false, "leave what was made when something fails")
-	f.StringVarP(&output, "output", "o", "text", "text, or json: one event a line")
+	f.VarP(choose(&output, "text", "json"), "output", "o", "text, or json: one event a line")
 	return cmd
 }
 
@@ -89,9 +86,6 @@ func (a *app) wanted(args []string, mode string) (topology.Topology, error) {
 	}
 	if mode == "" {
 		return t, nil
-	}
-	if err := oneOf("--mode", mode, string(topology.DSR), string(topology.SNAT)); err != nil {
-		return t, err
 	}
 	for i := range t.Services {
 		t.Services[i].Mode = topology.Mode(mode)
@@ -264,16 +258,6 @@ func writeJSON(w io.Writer, v any) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(v)
-}
-
-// oneOf refuses a flag's value that is not among the allowed ones.
-func oneOf(flag, value string, allowed ...string) error {
-	for _, v := range allowed {
-		if v == value {
-			return nil
-		}
-	}
-	return usageError{fmt.Errorf("%s %q: expected one of %s", flag, value, strings.Join(allowed, ", "))}
 }
 
 // takeAway removes a lab after its use, also when the use ended with an error
