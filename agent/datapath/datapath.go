@@ -12,16 +12,18 @@ package datapath
 import (
 	"errors"
 	"fmt"
+
+	"l4lab/agent/pin"
 )
 
 // Errors that a caller may handle.
 var (
 	// ErrUnsupported: the kernel, or the interface's driver, lacks something.
-	ErrUnsupported = errors.New("not supported here")
+	ErrUnsupported = pin.ErrUnsupported
 	// ErrPermission: the process may not do it.
-	ErrPermission = errors.New("needs root, or CAP_BPF and CAP_NET_ADMIN")
+	ErrPermission = pin.ErrPermission
 	// ErrForeignProgram: somebody else's XDP program is on the interface.
-	ErrForeignProgram = errors.New("another XDP program is attached")
+	ErrForeignProgram = pin.ErrForeignProgram
 	// ErrOtherLayout: pinned maps were made by a version with other structs or sizes.
 	ErrOtherLayout = errors.New("pinned map has another layout")
 	// ErrInUse: another agent holds the pins.

@@ -356,14 +356,22 @@ func TestThisKernelMeetsTheRequirements(t *testing.T) {
 }
 
 func TestPinDirectoryMustBeOnABPFFS(t *testing.T) {
-	for _, c := range []struct{ name, dir, want string }{
-		{"a directory on another file system", filepath.Join(t.TempDir(), "pins"), "mount -t bpf bpf"},
-		{"a parent that is not there", filepath.Join(t.TempDir(), "no", "pins"), "no such file"},
-		{"a name with a dot", filepath.Join(t.TempDir(), "l4.lab"), "has no dot"},
+	for _, c := range []struct {
+		name, dir, want string
+		code            int // what the error asks to exit with
+	}{
+		{"a directory on another file system", filepath.Join(t.TempDir(), "pins"), "mount -t bpf bpf", 3},
+		{"a parent that is not there", filepath.Join(t.TempDir(), "no", "pins"), "no such file", 2},
+		{"a name with a dot", filepath.Join(t.TempDir(), "l4.lab"), "has no dot", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := openPinDir(c.dir); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v, want %q", err, c.want)
+			_, err := openPinDir(c.dir)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+			var coded interface{ ExitCode() int }
+			if asks := errors.As(err, &coded); asks != (c.code != 0) || asks && coded.ExitCode() != c.code {
+				t.Errorf("%v does not ask for exit code %d", err, c.code)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"l4lab/agent/pin"
 	"l4lab/bpf"
 )
 
@@ -76,7 +77,7 @@ func Load(options Options) (Datapath, error) {
 		return nil, fmt.Errorf("native image %s: %w", options.Image, err)
 	}
 	for _, name := range mapNames {
-		if err := collection.Maps[name].Pin(pinName(options.PinDir, name)); err != nil {
+		if err := collection.Maps[name].Pin(pin.Name(options.PinDir, name)); err != nil {
 			return nil, errors.Join(fmt.Errorf("pin map %s: %w", name, err), unpinMaps(collection.Maps))
 		}
 		delete(collection.Maps, name) // ours now: collection.Close leaves it open
@@ -93,20 +94,18 @@ func Load(options Options) (Datapath, error) {
 func pinnedMaps(prefix string) (map[string]*ebpf.Map, error) {
 	byName := make(map[string]*ebpf.Map, len(mapNames))
 	for _, name := range mapNames {
-		m, err := ebpf.LoadPinnedMap(pinName(prefix, name), nil)
+		m, err := ebpf.LoadPinnedMap(pin.Name(prefix, name), nil)
 		if errors.Is(err, fs.ErrNotExist) && len(byName) == 0 {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("open the pinned map %s: %w; `lbagent unload` removes what is left of an earlier agent",
-				pinName(prefix, name), err)
+				pin.Name(prefix, name), err)
 		}
 		byName[name] = m
 	}
 	return byName, nil
 }
-
-func pinName(prefix, name string) string { return `BPF:\` + prefix + `\` + name }
 
 func unpinMaps(byName map[string]*ebpf.Map) error {
 	var faults []error
@@ -124,7 +123,7 @@ func (p *image) TookOver() bool { return p.tookOver }
 // Attach binds the program to the one interface and pins the attachment, or
 // keeps the attachment that is pinned.
 func (p *image) Attach() error {
-	path := pinName(p.options.PinDir, linkPin)
+	path := pin.Name(p.options.PinDir, linkPin)
 	kept, err := link.LoadPinnedLink(path, nil)
 	if err == nil {
 		p.attached = kept
@@ -176,24 +175,4 @@ func (p *image) Unload() error {
 }
 
 // Unload removes the pins under a prefix; the last one of the attachment detaches.
-func Unload(prefix string) error {
-	var faults []error
-	attached, err := link.LoadPinnedLink(pinName(prefix, linkPin), nil)
-	if err == nil {
-		faults = append(faults, attached.Unpin(), attached.Close())
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		faults = append(faults, fmt.Errorf("open the pinned attachment: %w", err))
-	}
-	for _, name := range mapNames {
-		m, err := ebpf.LoadPinnedMap(pinName(prefix, name), nil)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			faults = append(faults, fmt.Errorf("open the pinned map %s: %w", name, err))
-			continue
-		}
-		faults = append(faults, m.Unpin(), m.Close())
-	}
-	return errors.Join(faults...)
-}
+func Unload(prefix string) error { return pin.RemoveAll(prefix, linkPin, mapNames[:]) }

@@ -7,8 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"l4lab/agent/pin"
 )
 
 // linkPin is the pin of the attachment, beside the maps'.
@@ -27,72 +28,20 @@ func openPinDir(path string) (*pinDir, error) {
 	if strings.Contains(filepath.Base(path), ".") {
 		return nil, fmt.Errorf("pin directory %s: a name on a bpffs has no dot", path)
 	}
-	if err := checkBPFFS(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("pin directory %s: %w", path, err)
-	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		if isPermission(err) {
-			return nil, fmt.Errorf("make the pin directory: %w: %w", ErrPermission, err)
-		}
-		return nil, fmt.Errorf("make the pin directory: %w", err)
-	}
-	lock, err := os.Open(path)
+	lock, err := pin.Open(path, fmt.Errorf("%w: stop it, or give this one a --pin-dir of its own", ErrInUse))
 	if err != nil {
-		return nil, fmt.Errorf("open the pin directory: %w", err)
-	}
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%w in %s: stop it, or give this one a --pin-dir of its own", ErrInUse, path)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the pin directory: %w", err), lock.Close())
+		return nil, err
 	}
 	return &pinDir{path: path, lock: lock}, nil
 }
 
-// checkBPFFS says how to mount a bpffs where none is.
-func checkBPFFS(dir string) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return fmt.Errorf("%s: %w", dir, err)
-	}
-	if uint32(fs.Type) == unix.BPF_FS_MAGIC {
-		return nil
-	}
-	return fmt.Errorf("%w: %s is not on a bpffs; mount one: mount -t bpf bpf %s", ErrUnsupported, dir, dir)
-}
-
 func (d *pinDir) linkPath() string { return filepath.Join(d.path, linkPin) }
-
-// pinnedLink opens the pinned attachment, nil when there is none.
-func (d *pinDir) pinnedLink() (link.Link, error) {
-	l, err := link.LoadPinnedLink(d.linkPath(), nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the pinned attachment %s: %w", d.linkPath(), err)
-	}
-	return l, nil
-}
 
 // unload detaches, then removes our pins and the directory. Pins that are not
 // ours stay, and the directory with them.
 func (d *pinDir) unload() error {
-	attached, err := d.pinnedLink()
-	if err != nil {
+	if err := pin.RemoveLink(d.linkPath()); err != nil {
 		return err
-	}
-	if attached != nil {
-		// Detach is done when it returns; removing the pin alone lets the
-		// kernel detach later, from a work queue.
-		err := attached.Detach()
-		if errors.Is(err, unix.ENOLINK) { // its interface has gone
-			err = nil
-		}
-		if err = errors.Join(err, attached.Unpin(), attached.Close()); err != nil {
-			return fmt.Errorf("detach %s: %w", d.linkPath(), err)
-		}
 	}
 	var faults []error
 	for _, name := range mapNames {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"l4lab/agent/pin"
 )
 
 // change is an Attach under way. Its steps add to what is there and say how to
@@ -57,7 +59,7 @@ func (c *change) close() error {
 const besideSuffix = "_new"
 
 // pinNew pins under a name, or beside it while an older pin has the name.
-func (d *pinDir) pinNew(c *change, name string, pin func(path string) error) error {
+func (d *pinDir) pinNew(c *change, name string, pinAt func(path string) error) error {
 	at := name
 	if d.has(name) {
 		at += besideSuffix
@@ -68,8 +70,8 @@ func (d *pinDir) pinNew(c *change, name string, pin func(path string) error) err
 			return nil
 		})
 	}
-	if err := pin(d.file(at)); err != nil {
-		return fmt.Errorf("pin %s: %w", d.file(at), explain(err))
+	if err := pinAt(d.file(at)); err != nil {
+		return fmt.Errorf("pin %s: %w", d.file(at), pin.Explain(err))
 	}
 	c.onFailure(func() error { return d.remove(at) })
 	return nil
@@ -78,11 +80,11 @@ func (d *pinDir) pinNew(c *change, name string, pin func(path string) error) err
 // removeBeside removes what an Attach that was killed has left beside its pins.
 func (d *pinDir) removeBeside() error {
 	var faults []error
-	for _, pin := range []string{xdpLinkPin, tcLinkPin} {
-		faults = append(faults, d.removeLink(pin+besideSuffix))
+	for _, name := range []string{xdpLinkPin, tcLinkPin} {
+		faults = append(faults, d.removeLink(name+besideSuffix))
 	}
-	for _, pin := range append(mapNames(), tcProgramPin) {
-		faults = append(faults, d.remove(pin+besideSuffix))
+	for _, name := range append(mapNames(), tcProgramPin) {
+		faults = append(faults, d.remove(name+besideSuffix))
 	}
 	return errors.Join(faults...)
 }

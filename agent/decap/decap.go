@@ -24,6 +24,7 @@ import (
 	"strings"
 
 	"l4lab/agent/api"
+	"l4lab/agent/pin"
 )
 
 // Hook is where a program takes packets.
@@ -57,24 +58,13 @@ type Options struct {
 	Clsact bool
 }
 
-// sentinel is an error that callers tell apart, with the exit code it asks for.
-type sentinel struct {
-	message string
-	code    int
-}
-
-func (s *sentinel) Error() string { return s.message }
-
-// ExitCode is the process's exit code when this error ends it.
-func (s *sentinel) ExitCode() int { return s.code }
-
 // What Attach, Status and Detach fail with where the machine is at fault; both
 // ask for exit code 3.
 var (
 	// ErrUnsupported: the kernel, the driver or the file system lacks something.
-	ErrUnsupported error = &sentinel{"not supported here", 3}
+	ErrUnsupported = pin.ErrUnsupported
 	// ErrPermission: root, or CAP_BPF and CAP_NET_ADMIN, are missing.
-	ErrPermission error = &sentinel{"needs root, or CAP_BPF and CAP_NET_ADMIN", 3}
+	ErrPermission = pin.ErrPermission
 )
 
 // OptionError says which option is wrong; it asks for exit code 2.

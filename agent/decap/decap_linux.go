@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"l4lab/agent/api"
+	"l4lab/agent/pin"
 )
 
 // Attach brings the program onto the interface, with its configuration, and
@@ -59,7 +58,7 @@ func Attach(ctx context.Context, o Options) (done string, err error) {
 	// configuration passes everything; a kept one serves the program that runs.
 	if !p.kept[configMap] {
 		if err := writeConfig(p.maps[configMap], o.Address, o.Balancer); err != nil {
-			return "", explain(err)
+			return "", pin.Explain(err)
 		}
 	}
 	if err := pins.pinMaps(c, p); err != nil {
@@ -74,10 +73,10 @@ func Attach(ctx context.Context, o Options) (done string, err error) {
 		how, err = p.attachTC(pins, c, iface, o.Clsact)
 	}
 	if err != nil {
-		return "", fmt.Errorf("attach %s to %s: %w", p.name, o.Interface, explain(err))
+		return "", fmt.Errorf("attach %s to %s: %w", p.name, o.Interface, pin.Explain(err))
 	}
 	if err := p.configure(c, o); err != nil {
-		return "", explain(err)
+		return "", pin.Explain(err)
 	}
 	if err := pins.note(c, interfaceMark, o.Interface); err != nil {
 		return "", err
@@ -166,23 +165,7 @@ func interfaceByName(name string) (netlink.Link, error) {
 		return nil, &OptionError{"interface", fmt.Sprintf("there is no interface %q in this network namespace", name)}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look up interface %s: %w", name, explain(err))
+		return nil, fmt.Errorf("look up interface %s: %w", name, pin.Explain(err))
 	}
 	return iface, nil
-}
-
-// explain gives the kernel's answers the sentinel that fits them.
-func explain(err error) error {
-	var rejected *ebpf.VerifierError
-	switch {
-	case err == nil, errors.Is(err, ErrPermission), errors.Is(err, ErrUnsupported):
-		return err
-	case errors.As(err, &rejected):
-		return err // its EACCES means the program, not us
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: %w", ErrPermission, err)
-	case errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("%w: %w", ErrUnsupported, err)
-	}
-	return err
 }

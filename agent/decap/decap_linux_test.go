@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"l4lab/agent/pin"
 	"l4lab/bpf"
 )
 
@@ -289,7 +290,7 @@ func (n *node) hooks() string {
 	eth0, err := netlink.LinkByName("eth0")
 	must(n.t, err)
 	if xdp := eth0.Attrs().Xdp; xdp != nil && xdp.Attached {
-		if isGeneric(xdp) {
+		if pin.IsGeneric(xdp) {
 			all = append(all, "generic XDP")
 		} else {
 			all = append(all, "native XDP")
@@ -457,28 +458,5 @@ func TestTwoAttachesAtOnceDoNotMix(t *testing.T) {
 	defer held.close()
 	if _, err := Attach(t.Context(), n.options(TC)); err == nil || !strings.Contains(err.Error(), "another lbagent is at work") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestTheKernelsAnswersAreTold(t *testing.T) {
-	cases := map[string]struct {
-		err  error
-		want error
-	}{
-		"EPERM is a missing privilege":         {fmt.Errorf("load: %w", unix.EPERM), ErrPermission},
-		"EACCES is a missing privilege":        {fmt.Errorf("open: %w", unix.EACCES), ErrPermission},
-		"an unknown feature is a missing one":  {fmt.Errorf("link: %w", ebpf.ErrNotSupported), ErrUnsupported},
-		"what is told already is not repeated": {fmt.Errorf("x: %w: %w", ErrUnsupported, unix.EPERM), ErrUnsupported},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			if got := explain(c.err); !errors.Is(got, c.want) {
-				t.Errorf("got %v, want %v", got, c.want)
-			}
-		})
-	}
-	rejected := fmt.Errorf("%w", &ebpf.VerifierError{Cause: unix.EACCES})
-	if got := explain(rejected); errors.Is(got, ErrPermission) {
-		t.Errorf("a rejected program is taken for a missing privilege: %v", got)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"l4lab/agent/api"
+	"l4lab/agent/pin"
 	"l4lab/bpf"
 )
 
@@ -20,8 +21,6 @@ import (
 // is addressed to this machine), and pins are names such as BPF:\decap\link.
 
 const linkPin = "link"
-
-func pinName(prefix, name string) string { return `BPF:\` + prefix + `\` + name }
 
 // Attach loads o.Image, configures it, attaches and pins it. An attachment that
 // is pinned already is kept and gets the configuration.
@@ -35,7 +34,7 @@ func Attach(ctx context.Context, o Options) (string, error) {
 	if o.Hook != XDP {
 		return "", &OptionError{"hook", "Windows has no TC: take xdp"}
 	}
-	if config, err := ebpf.LoadPinnedMap(pinName(o.PinDir, configMap), nil); err == nil {
+	if config, err := ebpf.LoadPinnedMap(pin.Name(o.PinDir, configMap), nil); err == nil {
 		defer config.Close()
 		return "kept, configuration written", writeConfig(config, o.Address, o.Balancer)
 	}
@@ -61,8 +60,8 @@ func Attach(ctx context.Context, o Options) (string, error) {
 		return "", fmt.Errorf("attach %s: %w", o.Image, err)
 	}
 	defer attached.Close()
-	if err := errors.Join(attached.Pin(pinName(o.PinDir, linkPin)),
-		config.Pin(pinName(o.PinDir, configMap)), stats.Pin(pinName(o.PinDir, statsMap))); err != nil {
+	if err := errors.Join(attached.Pin(pin.Name(o.PinDir, linkPin)),
+		config.Pin(pin.Name(o.PinDir, configMap)), stats.Pin(pin.Name(o.PinDir, statsMap))); err != nil {
 		return "", fmt.Errorf("pin %s: %w", o.Image, errors.Join(err, Detach(ctx, o.PinDir)))
 	}
 	return fmt.Sprintf("%s on every interface (efW 0.21 takes no single one here); strips what %s sends to %s", o.Image, o.Balancer, o.Address), nil
@@ -73,24 +72,7 @@ func Detach(_ context.Context, prefix string) error {
 	if err := checkPinDir(prefix); err != nil {
 		return err
 	}
-	var faults []error
-	if l, err := link.LoadPinnedLink(pinName(prefix, linkPin), nil); err == nil {
-		faults = append(faults, l.Unpin(), l.Close())
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		faults = append(faults, fmt.Errorf("open the pinned attachment: %w", err))
-	}
-	for _, name := range mapNames() {
-		m, err := ebpf.LoadPinnedMap(pinName(prefix, name), nil)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			faults = append(faults, fmt.Errorf("open the pinned map %s: %w", name, err))
-			continue
-		}
-		faults = append(faults, m.Unpin(), m.Close())
-	}
-	return errors.Join(faults...)
+	return pin.RemoveAll(prefix, linkPin, mapNames())
 }
 
 // Status reads the pins. Windows cannot be asked what is attached to an
@@ -102,7 +84,7 @@ func Status(_ context.Context, prefix string) (api.DecapStatus, error) {
 	maps := map[string]*ebpf.Map{}
 	defer func() { closeMaps(maps) }()
 	for _, name := range mapNames() {
-		m, err := ebpf.LoadPinnedMap(pinName(prefix, name), nil)
+		m, err := ebpf.LoadPinnedMap(pin.Name(prefix, name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			return api.DecapStatus{}, nil
 		}
@@ -119,7 +101,7 @@ func Status(_ context.Context, prefix string) (api.DecapStatus, error) {
 	if err != nil {
 		return api.DecapStatus{}, err
 	}
-	l, err := link.LoadPinnedLink(pinName(prefix, linkPin), nil)
+	l, err := link.LoadPinnedLink(pin.Name(prefix, linkPin), nil)
 	if err == nil {
 		defer l.Close()
 	}

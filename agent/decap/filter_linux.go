@@ -7,6 +7,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"l4lab/agent/pin"
 )
 
 // filterName marks our filter among others on the interface.
@@ -159,7 +161,7 @@ func deleteFilter(name string, addedClsact bool) error {
 	}
 	if ours != nil {
 		if err := netlink.FilterDel(ours); err != nil {
-			return fmt.Errorf("delete the clsact filter %s of %s: %w", filterName, name, explain(err))
+			return fmt.Errorf("delete the clsact filter %s of %s: %w", filterName, name, pin.Explain(err))
 		}
 	}
 	if !addedClsact {
@@ -171,7 +173,7 @@ func deleteFilter(name string, addedClsact bool) error {
 		}
 	}
 	if err := netlink.QdiscDel(clsactOf(iface)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("delete the clsact qdisc of %s: %w", name, explain(err))
+		return fmt.Errorf("delete the clsact qdisc of %s: %w", name, pin.Explain(err))
 	}
 	return nil
 }

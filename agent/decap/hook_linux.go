@@ -7,20 +7,14 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"l4lab/agent/pin"
 )
 
 // attachXDP makes the pinned link carry p on iface in the wanted mode.
 func (p *program) attachXDP(pins *pinDir, c *change, iface netlink.Link, generic bool) (string, error) {
 	index := iface.Attrs().Index
 	present := iface.Attrs().Xdp
-	attach := func(p *ebpf.Program, generic bool) (link.Link, error) {
-		flags := link.XDPDriverMode
-		if generic {
-			flags = link.XDPGenericMode
-		}
-		return link.AttachXDP(link.XDPOptions{Program: p, Interface: index, Flags: flags})
-	}
 	isHere := func(info *link.Info) bool {
 		xdp := info.XDP()
 		// Interfaces' numbers repeat in other namespaces, programs' do not.
@@ -29,35 +23,18 @@ func (p *program) attachXDP(pins *pinDir, c *change, iface netlink.Link, generic
 	}
 	how, err := p.converge(pins, c, place{
 		pin:    xdpLinkPin,
-		wanted: func(info *link.Info) bool { return isHere(info) && isGeneric(present) == generic },
-		attach: func() (link.Link, error) { return attach(p.Program, generic) },
+		wanted: func(info *link.Info) bool { return isHere(info) && pin.IsGeneric(present) == generic },
+		attach: func() (link.Link, error) { return pin.AttachXDP(p.Program, index, generic) },
 		// The kernel has one of the two modes on an interface (net/core/dev.c).
 		excludes: isHere,
-		restore:  func(old *ebpf.Program) (link.Link, error) { return attach(old, !generic) },
+		restore:  func(old *ebpf.Program) (link.Link, error) { return pin.AttachXDP(old, index, !generic) },
 	})
-	mode := "native XDP"
-	if generic {
-		mode = "generic XDP"
+	if err != nil {
+		return "", pin.ExplainXDP(err, generic, iface.Attrs().MTU)
 	}
-	switch {
-	case err == nil:
-		old := pins.filter()
-		c.onSuccess(func() error { return errors.Join(pins.removeLink(tcLinkPin), pins.forget(old)) })
-		return mode + ", " + how, nil
-	case errors.Is(err, unix.EOPNOTSUPP) && !generic:
-		return "", fmt.Errorf("%w: the driver has no native XDP (%w); --generic takes the slow mode", ErrUnsupported, err)
-	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
-		return "", fmt.Errorf("another XDP program is on it already, and it is not ours to remove: %w", err)
-	case errors.Is(err, unix.ERANGE), errors.Is(err, unix.EINVAL):
-		return "", fmt.Errorf("%w: the MTU of %d may be too large for native XDP (on a veth the peer's may be 3506)", err, iface.Attrs().MTU)
-	}
-	return "", err
-}
-
-// isGeneric reads IFLA_XDP_ATTACHED (linux/if_link.h).
-func isGeneric(xdp *netlink.LinkXdp) bool {
-	const attachedSKB = 2
-	return xdp.AttachMode == attachedSKB
+	old := pins.filter()
+	c.onSuccess(func() error { return errors.Join(pins.removeLink(tcLinkPin), pins.forget(old)) })
+	return pin.ModeName(generic) + " XDP, " + how, nil
 }
 
 // attachTC makes a TCX link carry p, or, where the kernel has none, a filter.
@@ -116,7 +93,7 @@ type place struct {
 // converge keeps or updates the pinned link when it is the wanted one, and
 // replaces it by a new one when it is not.
 func (p *program) converge(pins *pinDir, c *change, at place) (string, error) {
-	existing, err := pins.link(at.pin)
+	existing, err := pin.Link(pins.file(at.pin))
 	if err != nil {
 		return "", err
 	}
@@ -147,7 +124,7 @@ func (p *program) converge(pins *pinDir, c *change, at place) (string, error) {
 		return "", err
 	}
 	if existing != nil {
-		c.onSuccess(func() error { return detach(existing) })
+		c.onSuccess(func() error { return pin.Detach(existing) })
 	}
 	return how, nil
 }
@@ -176,7 +153,7 @@ func (d *pinDir) suspend(c *change, at place, existing link.Link, info *link.Inf
 		return fmt.Errorf("open the program of the pinned link %s: %w", at.pin, err)
 	}
 	c.hold(before)
-	if err := detach(existing); err != nil {
+	if err := pin.Detach(existing); err != nil {
 		return fmt.Errorf("detach %s: %w", d.file(at.pin), err)
 	}
 	c.onFailure(func() error {
@@ -187,13 +164,5 @@ func (d *pinDir) suspend(c *change, at place, existing link.Link, info *link.Inf
 		defer again.Close() // the pin holds it
 		return errors.Join(d.remove(at.pin), again.Pin(d.file(at.pin)))
 	})
-	return nil
-}
-
-// detach is content when the link's interface is gone.
-func detach(l link.Link) error {
-	if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
-		return err
-	}
 	return nil
 }

@@ -7,8 +7,9 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"l4lab/agent/pin"
 )
 
 // Names in the pin directory, beside the maps'. A bpffs holds no files, but it
@@ -30,27 +31,9 @@ type pinDir struct {
 
 // openPins makes the directory if need be and locks it.
 func openPins(path string) (*pinDir, error) {
-	var fs unix.Statfs_t
-	parent := filepath.Dir(path)
-	if err := unix.Statfs(parent, &fs); err != nil {
-		return nil, &OptionError{"pin-dir", fmt.Sprintf("its parent %s: %v", parent, err)}
-	}
-	if uint32(fs.Type) != unix.BPF_FS_MAGIC {
-		return nil, fmt.Errorf("pin directory %s: %w: %s is on no bpffs; mount one: mount -t bpf bpf %s", path, ErrUnsupported, parent, parent)
-	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("make the pin directory: %w", explain(err))
-	}
-	lock, err := os.Open(path)
+	lock, err := pin.Open(path, errors.New("another lbagent is at work on it: try again when it is done"))
 	if err != nil {
-		return nil, fmt.Errorf("open the pin directory: %w", explain(err))
-	}
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = errors.New("another lbagent is at work on it: try again when it is done")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock the pin directory %s: %w", path, errors.Join(err, lock.Close()))
+		return nil, err
 	}
 	d := &pinDir{path: path, lock: lock}
 	if err := d.removeBeside(); err != nil {
@@ -82,7 +65,7 @@ func (d *pinDir) maps() (map[string]*ebpf.Map, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open the pinned map %s: %w", d.file(name), errors.Join(explain(err), closeMaps(maps)))
+			return nil, fmt.Errorf("open the pinned map %s: %w", d.file(name), errors.Join(pin.Explain(err), closeMaps(maps)))
 		}
 		maps[name] = m
 	}
@@ -102,30 +85,7 @@ func (d *pinDir) pinMaps(c *change, p *program) error {
 	return nil
 }
 
-// link opens a pinned link, nil when there is none.
-func (d *pinDir) link(name string) (link.Link, error) {
-	l, err := link.LoadPinnedLink(d.file(name), nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the pinned link %s: %w", d.file(name), explain(err))
-	}
-	return l, nil
-}
-
-// removeLink detaches and unpins a link. Detach works at once; to remove the
-// pin alone would leave the detaching to a kernel worker.
-func (d *pinDir) removeLink(name string) error {
-	l, err := d.link(name)
-	if l == nil || err != nil {
-		return err
-	}
-	if err = errors.Join(detach(l), l.Unpin(), l.Close()); err != nil {
-		return fmt.Errorf("detach %s: %w", d.file(name), explain(err))
-	}
-	return nil
-}
+func (d *pinDir) removeLink(name string) error { return pin.RemoveLink(d.file(name)) }
 
 // mark makes or replaces a symbolic link with a text, or removes it for "".
 func (d *pinDir) mark(name, text string) error {
@@ -190,8 +150,8 @@ func (d *pinDir) removeAll() error {
 // attachment says which hook is pinned and whether the kernel still has it. A
 // link whose interface was deleted has the index 0.
 func (d *pinDir) attachment() (hook Hook, attached bool, err error) {
-	for _, pin := range []string{xdpLinkPin, tcLinkPin} {
-		l, err := d.link(pin)
+	for _, name := range []string{xdpLinkPin, tcLinkPin} {
+		l, err := pin.Link(d.file(name))
 		if err != nil {
 			return "", false, err
 		}
@@ -201,7 +161,7 @@ func (d *pinDir) attachment() (hook Hook, attached bool, err error) {
 		defer l.Close()
 		info, err := l.Info()
 		if err != nil {
-			return "", false, fmt.Errorf("read the pinned link %s: %w", d.file(pin), err)
+			return "", false, fmt.Errorf("read the pinned link %s: %w", d.file(name), err)
 		}
 		if xdp := info.XDP(); xdp != nil {
 			return XDP, xdp.Ifindex != 0, nil
@@ -209,14 +169,14 @@ func (d *pinDir) attachment() (hook Hook, attached bool, err error) {
 		if tcx := info.TCX(); tcx != nil {
 			return TC, tcx.Ifindex != 0, nil
 		}
-		return "", false, fmt.Errorf("the pinned link %s is neither XDP nor TCX", d.file(pin))
+		return "", false, fmt.Errorf("the pinned link %s is neither XDP nor TCX", d.file(name))
 	}
 	if !d.has(tcProgramPin) {
 		return "", false, nil
 	}
 	p, err := ebpf.LoadPinnedProgram(d.file(tcProgramPin), nil)
 	if err != nil {
-		return "", false, fmt.Errorf("open the pinned program %s: %w", d.file(tcProgramPin), explain(err))
+		return "", false, fmt.Errorf("open the pinned program %s: %w", d.file(tcProgramPin), pin.Explain(err))
 	}
 	defer p.Close()
 	info, err := p.Info()

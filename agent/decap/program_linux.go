@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"l4lab/agent/pin"
 	"l4lab/bpf"
 )
 
@@ -47,7 +48,7 @@ func load(hook Hook, pins *pinDir) (_ *program, err error) {
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: pinned})
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", name, explain(err))
+		return nil, fmt.Errorf("load %s: %w", name, pin.Explain(err))
 	}
 	defer collection.Close()
 	p := &program{name: name, maps: map[string]*ebpf.Map{}, kept: map[string]bool{}}
