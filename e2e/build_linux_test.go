@@ -29,7 +29,7 @@ func needRoot(tb testing.TB) {
 func binaries(tb fataler) string {
 	tb.Helper()
 	dir := tb.TempDir()
-	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "l4lab/cmd/labctl", "l4lab/cmd/lbagent")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", dir+"/", "l4lab/cmd/labctl", "l4lab/cmd/lbagent")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		tb.Fatalf("build: %v\n%s", err, out)

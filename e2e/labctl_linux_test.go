@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/types"
+
+	"l4lab/lab"
+	"l4lab/lab/provider"
+	"l4lab/lab/provider/netns"
+	"l4lab/lab/state"
+	"l4lab/topology"
+)
+
+// commandLimit is longer than any command takes; one that hangs ends with it.
+const commandLimit = 90 * time.Second
+
+// result is how a command ended.
+type result struct {
+	Args           []string
+	Code           int
+	Stdout, Stderr string
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("labctl %s\nexit code %d\nstdout:\n%s\nstderr:\n%s", strings.Join(r.Args, " "), r.Code, r.Stdout, r.Stderr)
+}
+
+// Succeeds matches a result with exit code 0.
+func Succeeds() types.GomegaMatcher { return ExitsWith(0) }
+
+// ExitsWith matches a result by its exit code and by texts that its standard
+// error must hold.
+func ExitsWith(code int, texts ...string) types.GomegaMatcher {
+	matchers := []types.GomegaMatcher{WithTransform(func(r result) int { return r.Code }, Equal(code))}
+	for _, text := range texts {
+		matchers = append(matchers, WithTransform(func(r result) string { return r.Stderr }, ContainSubstring(text)))
+	}
+	return And(matchers...)
+}
+
+// command prepares labctl with this suite's state folder.
+func (s *suite) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "labctl"), args...)
+	cmd.Env = append(os.Environ(), "LABCTL_STATE_DIR="+s.state)
+	return cmd
+}
+
+// labctl runs a command to its end.
+func (s *suite) labctl(args ...string) result {
+	GinkgoHelper()
+	return s.labctlWith("", nil, args...)
+}
+
+// labctlWith runs a command with standard input and process attributes.
+func (s *suite) labctlWith(stdin string, attributes *syscall.SysProcAttr, args ...string) result {
+	GinkgoHelper()
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	cmd := s.command(ctx, args...)
+	cmd.Stdin, cmd.SysProcAttr = strings.NewReader(stdin), attributes
+	r := run(cmd)
+	r.Args = args
+	fmt.Fprintln(GinkgoWriter, r)
+	return r
+}
+
+func run(cmd *exec.Cmd) result {
+	GinkgoHelper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		Fail(fmt.Sprintf("run %s: %v", cmd, err))
+	}
+	return result{Args: cmd.Args, Code: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
+}
+
+// open returns the library's handle on a lab, as the commands have it.
+func (s *suite) open(name string) *lab.Lab {
+	return lab.Open(name, lab.Options{
+		Store: state.NewStore(s.state), Drivers: []provider.Driver{netns.New()}, Program: filepath.Join(s.bin, "lbagent"),
+	})
+}
+
+// up brings a topology up from a file and has it removed at the end.
+func (s *suite) up(t topology.Topology, args ...string) {
+	GinkgoHelper()
+	s.takenDown(t.Name)
+	Expect(s.labctl(append([]string{"up", writeTopology(GinkgoT(), t)}, args...)...)).To(Succeeds())
+}
+
+// down removes a lab in the middle of a spec.
+func (s *suite) down(lab string) {
+	GinkgoHelper()
+	Expect(s.labctl("down", "--name", lab)).To(Succeeds())
+	Expect(s.leftovers(lab)).To(BeEmpty())
+}
+
+// status returns a lab's status as JSON says it, healthy or not.
+func (s *suite) status(name string) lab.Status {
+	GinkgoHelper()
+	r := s.labctl("status", "--name", name, "-o", "json")
+	var st lab.Status
+	Expect(json.Unmarshal([]byte(r.Stdout), &st)).To(Succeed(), r.String())
+	want := 0
+	if !st.Healthy {
+		want = 1
+	}
+	Expect(r.Code).To(Equal(want), "status exits 0 when healthy, else 1: %s", r)
+	return st
+}
+
+// expectHealthy fails with the unhealthy nodes' own words.
+func (s *suite) expectHealthy(name string) {
+	GinkgoHelper()
+	r := s.labctl("status", "--name", name)
+	Expect(r).To(Succeeds(), r.String())
+}
+
+// node returns one machine of a status.
+func node(st lab.Status, name string) lab.NodeStatus {
+	GinkgoHelper()
+	for _, n := range st.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	Fail("no node " + name + " in the status")
+	return lab.NodeStatus{}
+}
+
+// exec runs a command in a node and expects it to succeed.
+func (s *suite) exec(lab, node string, argv ...string) string {
+	GinkgoHelper()
+	r := s.labctl(append([]string{"exec", "--name", lab, node, "--"}, argv...)...)
+	Expect(r).To(Succeeds(), r.String())
+	return r.Stdout
+}
+
+// running is a labctl that reports its events and has not ended.
+type running struct {
+	cmd    *exec.Cmd
+	stderr *bytes.Buffer
+	// events are closed when labctl has ended.
+	events chan lab.Event
+}
+
+// start starts a command whose standard output is events, one a line.
+func (s *suite) start(args ...string) *running {
+	GinkgoHelper()
+	cmd := s.command(context.Background(), args...)
+	stdout, err := cmd.StdoutPipe()
+	Expect(err).NotTo(HaveOccurred())
+	// More than any up has: reading never waits for the spec.
+	r := &running{cmd: cmd, stderr: &bytes.Buffer{}, events: make(chan lab.Event, 4096)}
+	cmd.Stderr = r.stderr
+	Expect(cmd.Start()).To(Succeed())
+	go r.read(stdout)
+	return r
+}
+
+func (r *running) read(stdout io.Reader) {
+	defer close(r.events)
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		var e lab.Event
+		if json.Unmarshal(lines.Bytes(), &e) == nil {
+			r.events <- e
+		}
+	}
+}
+
+// after waits for the n-th event; false when labctl ended before.
+func (r *running) after(n int) bool {
+	for range n {
+		if _, ok := <-r.events; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *running) signal(sig syscall.Signal) {
+	GinkgoHelper()
+	// It may have ended by itself meanwhile: what it left is what is judged.
+	if err := r.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		Fail(fmt.Sprintf("send %s to labctl: %v", sig, err))
+	}
+}
+
+// wait returns the exit code, -1 after a signal.
+func (r *running) wait() int {
+	GinkgoHelper()
+	for range r.events { // up to the end of its output
+	}
+	var exit *exec.ExitError
+	if err := r.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		Fail(fmt.Sprintf("wait for labctl: %v", err))
+	}
+	fmt.Fprintf(GinkgoWriter, "%s\nexit code %d\nstderr:\n%s\n", r.cmd, r.cmd.ProcessState.ExitCode(), r.stderr)
+	return r.cmd.ProcessState.ExitCode()
+}
+
+// ip prepares iproute2's command.
+func (s *suite) ip(args ...string) *exec.Cmd { return exec.Command("ip", args...) }
+
+func pid(r *running) string { return fmt.Sprint(r.cmd.Process.Pid) }

@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	. "github.com/onsi/gomega"
+)
+
+// runNetns is where named namespaces lie.
+const runNetns = "/run/netns"
+
+// namespaces returns the names that begin with a lab's prefix; "" means all
+// labs of this suite.
+func (s *suite) namespaces(lab string) []string {
+	prefix := s.name("")
+	if lab != "" {
+		prefix = lab + "-"
+	}
+	paths, _ := filepath.Glob(filepath.Join(runNetns, prefix+"*"))
+	return paths
+}
+
+// processes returns the pids, with their command lines, of programs that lie
+// in a lab's folder; "" means all labs of this suite.
+func (s *suite) processes(lab string) []string {
+	prefix := filepath.Join(s.state, lab) + "/"
+	var found []string
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range exes {
+		target, err := os.Readlink(exe)
+		if err != nil || !strings.HasPrefix(target, prefix) {
+			continue
+		}
+		pid := filepath.Base(filepath.Dir(exe))
+		line, _ := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+		if len(line) == 0 {
+			continue // a zombie: it has ended
+		}
+		found = append(found, fmt.Sprintf("process %s: %s", pid, strings.ReplaceAll(string(line), "\x00", " ")))
+	}
+	return found
+}
+
+// mounts returns the mount points below a lab's folder; "" means all labs.
+func (s *suite) mounts(lab string) []string {
+	prefix := filepath.Join(s.state, lab) + "/"
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	Expect(err).NotTo(HaveOccurred())
+	var found []string
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], prefix) {
+			found = append(found, "mount "+fields[4])
+		}
+	}
+	return found
+}
+
+// folders returns the labs' folders.
+func (s *suite) folders(lab string) []string {
+	if lab == "" {
+		lab = "*"
+	}
+	found, _ := filepath.Glob(filepath.Join(s.state, lab))
+	return found
+}
+
+// leftovers is everything of a lab that exists; "" means of all of this suite's.
+func (s *suite) leftovers(lab string) []string {
+	return slices.Concat(s.namespaces(lab), s.processes(lab), s.mounts(lab), s.folders(lab))
+}
+
+// host is what of the host a lab must never change.
+type host struct {
+	Links, Addresses, Routes, Rules []string
+	Settings                        map[string]string
+}
+
+// observeHost reads the host's own network.
+func observeHost() host {
+	h := host{Settings: map[string]string{}}
+	links, err := netlink.LinkList()
+	Expect(err).NotTo(HaveOccurred())
+	for _, l := range links {
+		a := l.Attrs()
+		h.Links = append(h.Links, fmt.Sprintf("%s %s mtu %d %s master %d xdp %v", l.Type(), a.Name, a.MTU, a.Flags, a.MasterIndex, a.Xdp))
+	}
+	addresses, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	Expect(err).NotTo(HaveOccurred())
+	for _, a := range addresses {
+		h.Addresses = append(h.Addresses, fmt.Sprintf("%d %s", a.LinkIndex, a.IPNet))
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	Expect(err).NotTo(HaveOccurred())
+	for _, r := range routes {
+		h.Routes = append(h.Routes, r.String())
+	}
+	rules, err := netlink.RuleList(netlink.FAMILY_V4)
+	Expect(err).NotTo(HaveOccurred())
+	for _, r := range rules {
+		h.Rules = append(h.Rules, r.String())
+	}
+	readSettings(h.Settings)
+	return h
+}
+
+// readSettings reads the sysctls below net, without those that count or age by
+// themselves.
+func readSettings(settings map[string]string) {
+	_ = filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "_count") || strings.HasSuffix(path, "/mtu_expires") {
+			return nil
+		}
+		if data, err := os.ReadFile(path); err == nil { // some are write-only
+			settings[path] = string(data)
+		}
+		return nil
+	})
+}
+
+// lastOf returns the end of a file.
+func lastOf(path string, limit int) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data[max(0, len(data)-limit):])
+}
