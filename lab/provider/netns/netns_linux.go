@@ -271,8 +271,10 @@ func plug(sw, node namespace, t topology.Topology, name string, address netip.Ad
 	}
 	defer hn.Close()
 	prt := port{machine: name, mac: macOf(address), mtu: t.Switch.MTU, hairpins: t.Nodes[name].Role == topology.RoleLoadBalancer}
-	if _, err := hn.LinkByName(interfaceName); errors.As(err, &netlink.LinkNotFoundError{}) {
-		if err := unplug(hs, name); err != nil { // a cable whose other end is gone
+	// A cable has two ends. Of one whose other end is gone, or lies in a switch
+	// that was deleted and is still being dismantled, nothing is kept.
+	if !hasLink(hn, interfaceName) || !hasLink(hs, name) {
+		if err := errors.Join(unplug(hs, name), unplug(hn, interfaceName)); err != nil {
 			return err
 		}
 		if err := reset(); err != nil {
@@ -288,17 +290,23 @@ func plug(sw, node namespace, t topology.Topology, name string, address netip.Ad
 	return ensureInterface(hn, netip.PrefixFrom(address, t.Switch.Subnet.Bits()), t.Switch.MTU, neighboursOf(t, name))
 }
 
-// unplug removes a machine's port from the switch, and with it the machine's interface.
-func unplug(sw *netlink.Handle, name string) error {
-	link, err := sw.LinkByName(name)
+func hasLink(h *netlink.Handle, name string) bool {
+	_, err := h.LinkByName(name)
+	return !errors.As(err, &netlink.LinkNotFoundError{})
+}
+
+// unplug removes one end of a cable, and with it the other.
+func unplug(h *netlink.Handle, name string) error {
+	link, err := h.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
 	if err == nil {
-		err = sw.LinkDel(link)
+		err = h.LinkDel(link)
 	}
-	if err != nil {
-		return fmt.Errorf("remove port %s: %w", name, err)
+	// It may have gone meanwhile with the other end's namespace.
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove the cable's end %s: %w", name, err)
 	}
 	return nil
 }
