@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 
+	"l4lab/agent/api"
 	"l4lab/lab/probe/oracle"
 )
 
@@ -21,6 +22,20 @@ const (
 // service remembers a flow for a minute, and in the mode in which it began.
 type ports struct {
 	inside, outside uint16
+	// taken are ports that connections of others hold, or of an earlier run.
+	taken map[uint16]bool
+}
+
+// avoid keeps off the ports of connections that the balancer remembers. A
+// client's port may be held by SNAT for another one, and a flow from a port that
+// the balancer still knows would not be new. Only the choice of ports rests on
+// what the agent says, no expectation does.
+func (p *ports) avoid(connections []api.Connection) {
+	p.taken = make(map[uint16]bool, 2*len(connections))
+	for _, c := range connections {
+		p.taken[c.Source.Port()] = true
+		p.taken[c.NATPort] = true
+	}
 }
 
 func newPorts(first uint16) *ports {
@@ -33,20 +48,30 @@ func newPorts(first uint16) *ports {
 
 // pooled returns the next port inside SNAT's pool.
 func (p *ports) pooled() uint16 {
-	port := p.inside
-	if p.inside++; p.inside < natPortMin {
-		p.inside = natPortMin + 232 // past the last port: begin anew
+	for range natPortMax - natPortMin {
+		port := p.inside
+		if p.inside++; p.inside < natPortMin {
+			p.inside = natPortMin + 232 // past the last port: begin anew
+		}
+		if !p.taken[port] {
+			return port
+		}
 	}
-	return port
+	return p.inside // all are taken: a busy lab proves what it can
 }
 
 // unpooled returns the next port outside SNAT's pool.
 func (p *ports) unpooled() uint16 {
-	port := p.outside
-	if p.outside++; p.outside >= natPortMin {
-		p.outside = 12000
+	for range natPortMin - 12000 {
+		port := p.outside
+		if p.outside++; p.outside >= natPortMin {
+			p.outside = 12000
+		}
+		if !p.taken[port] {
+			return port
+		}
 	}
-	return port
+	return p.outside
 }
 
 // plan is the traffic of a pass, by the client's addresses and ports.

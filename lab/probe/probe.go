@@ -61,6 +61,7 @@ type Session interface {
 // Agent is what the probe asks of the balancer's agent, as api.Client does.
 type Agent interface {
 	Services(ctx context.Context) ([]api.Service, error)
+	Connections(ctx context.Context, service uint32) ([]api.Connection, error)
 	Counters(ctx context.Context) (api.Counters, error)
 	SetMode(ctx context.Context, update api.ModeUpdate) error
 }
@@ -150,6 +151,11 @@ func Run(ctx context.Context, lab Lab, o Options) (report Report, err error) {
 			modes = []topology.Mode{s.Mode}
 		}
 		for _, mode := range modes {
+			connections, err := agent.Connections(ctx, 0)
+			if err != nil {
+				return report, fmt.Errorf("lab %s: ask the agent which ports are in use: %w", t.Name, err)
+			}
+			ports.avoid(connections)
 			p := &pass{lab: lab, agent: agent, options: o, topology: t, service: s, mode: mode, macs: macs, ports: ports}
 			checks, err := p.run(ctx)
 			report.Checks = append(report.Checks, checks...)

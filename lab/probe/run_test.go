@@ -57,6 +57,10 @@ func (l *playLab) Services(context.Context) ([]api.Service, error) {
 	return []api.Service{{ID: 1, Mode: l.mode}}, nil
 }
 
+func (l *playLab) Connections(context.Context, uint32) ([]api.Connection, error) {
+	return nil, nil
+}
+
 func (l *playLab) SetMode(ctx context.Context, u api.ModeUpdate) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
