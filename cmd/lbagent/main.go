@@ -1,3 +1,10 @@
+// The runtime would read /proc/self/mountinfo at each start to learn of a
+// container's share of the processors: a line for each namespace of a lab, in
+// each of a lab's hundreds of processes, none of which needs many processors.
+
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command lbagent is the program on the nodes: on the balancer it is the agent
 // (serve) and the agent's own client (service, mode, neighbor, …, console); on
 // backends it strips DSR's outer header (decap) and serves the demo's page (web).
