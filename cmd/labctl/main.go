@@ -65,6 +65,10 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return 0
 	}
 	var silent *exitCode
+	if cause := context.Cause(ctx); cause != nil && !errors.As(err, &silent) && !errors.Is(err, cause) {
+		// What was cut off says so in words of its own: "operation was canceled".
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
 	if !errors.As(err, &silent) {
 		fmt.Fprintln(stderr, "labctl: "+err.Error())
 	}
