@@ -246,14 +246,8 @@ func (a *app) connectionsCommand() *cobra.Command {
 
 func printConnections(out io.Writer, list []api.Connection) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SOURCE IP\tDEST IP\tSOURCE PORT\tDEST PORT\tBACKEND IP\tSTATE\tRX BYTES\tTX BYTES")
-	for _, c := range list {
-		tx := "-"
-		if c.TxBytes != nil {
-			tx = fmt.Sprint(*c.TxBytes)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%s\n", c.Source.Addr(), c.Dest.Addr(), c.Source.Port(), c.Dest.Port(),
-			c.Backend.Addr(), strings.ToUpper(string(c.State)), c.RxBytes, tx)
+	for _, row := range api.Dumpstate(list) {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
 }

@@ -127,14 +127,8 @@ backend answered, in bytes of IP; in DSR replies never pass the balancer, so Tx 
 			return err
 		}
 		return c.write(connections, func(t *table) {
-			t.row("SOURCE IP", "DEST IP", "SOURCE PORT", "DEST PORT", "BACKEND IP", "STATE", "RX BYTES", "TX BYTES")
-			for _, f := range connections {
-				tx := "-"
-				if f.TxBytes != nil {
-					tx = fmt.Sprint(*f.TxBytes)
-				}
-				t.row(f.Source.Addr(), f.Dest.Addr(), f.Source.Port(), f.Dest.Port(), f.Backend.Addr(),
-					strings.ToUpper(string(f.State)), f.RxBytes, tx)
+			for _, row := range api.Dumpstate(connections) {
+				t.row(strings.Join(row, "\t"))
 			}
 		})
 	})

@@ -19,6 +19,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"l4lab/agent/api"
 	"l4lab/lab"
 	"l4lab/lab/capture"
 	"l4lab/lab/plan"
@@ -204,18 +205,16 @@ func (d *demo) dumpstate(ctx context.Context) error {
 		list = list[len(list)-8:]
 	}
 	w := tabwriter.NewWriter(d.w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "   SOURCE IP\tDEST IP\tSOURCE PORT\tDEST PORT\tBACKEND IP\tSTATE\tRX BYTES\tTX BYTES")
+	for _, row := range api.Dumpstate(list) {
+		fmt.Fprintln(w, "   "+strings.Join(row, "\t"))
+	}
 	snat, dsr := 0, 0
 	for _, c := range list {
-		tx := "-"
 		if c.TxBytes != nil {
-			tx = fmt.Sprint(*c.TxBytes)
 			snat++
 		} else {
 			dsr++
 		}
-		fmt.Fprintf(w, "   %s\t%s\t%d\t%d\t%s\t%s\t%d\t%s\n", c.Source.Addr(), c.Dest.Addr(), c.Source.Port(), c.Dest.Port(),
-			c.Backend.Addr(), strings.ToUpper(string(c.State)), c.RxBytes, tx)
 	}
 	if err := w.Flush(); err != nil {
 		return err
