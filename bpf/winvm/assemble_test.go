@@ -32,6 +32,19 @@ func skip(jump asm.Instruction, slots int16) asm.Instruction {
 	return jump
 }
 
+// storeImmediate is asm.StoreImm, which has none of 64 bits.
+func storeImmediate(dst asm.Register, offset int16, value int64, size asm.Size) asm.Instruction {
+	return asm.Instruction{OpCode: asm.OpCode(classST | modeMEM | uint8(size)), Dst: dst, Offset: offset, Constant: value}
+}
+
+// atomic sets the immediate as well, which cilium/ebpf 0.22.0 forgets to write: its
+// Instruction.Marshal reads it before it derives it from the opcode.
+func atomic(op asm.AtomicOp, dst, src asm.Register, size asm.Size, offset int16) asm.Instruction {
+	in := op.Mem(dst, src, size, offset)
+	in.Constant = int64(op >> 8)
+	return in
+}
+
 func assemble(t testing.TB, code asm.Instructions) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -106,6 +119,11 @@ func fixed() Options {
 	return Options{Clock: func() time.Duration { return 1234567890 * time.Nanosecond }, Random: func() uint32 { return 0xfeedbeef }}
 }
 
+// clockOf counts in Windows' ticks of 100 ns.
+func clockOf(ticks *uint64) func() time.Duration {
+	return func() time.Duration { return time.Duration(*ticks) * 100 * time.Nanosecond }
+}
+
 // frame60 is a frame whose bytes count up from 0.
 func frame60() []byte {
 	frame := make([]byte, 60)
@@ -137,8 +155,7 @@ func faults(t testing.TB, m *Machine, want FaultKind) *Fault {
 	return fault
 }
 
-// returning is a program that ends with what the code left in r0. As a program returns 32
-// bits, the upper half goes to the first word of the map with number 0.
+// returning is a program that ends with what the code left in r0.
 func returning(code ...asm.Instruction) asm.Instructions {
 	return append(code, asm.Return())
 }

@@ -154,14 +154,14 @@ func (m *Machine) inaccessible(at, size uint64, how access) *Fault {
 	}
 	r := &m.regions[number]
 	offset := at & offsetMask
-	slot := offset >> r.shift
-	offset &= 1<<r.shift - 1
+	var slot uint64
 	// A pointer in front of a region looks like the far end of the one before it.
-	if offset > 1<<(addressBits-1) {
+	if offset > offsetMask/2 && number+1 < uint64(len(m.regions)) {
+		r = &m.regions[number+1]
 		offset -= 1 << addressBits
-		if slot = 0; number+1 < uint64(len(m.regions)) {
-			r = &m.regions[number+1]
-		}
+	} else {
+		slot = offset >> r.shift
+		offset &= 1<<r.shift - 1
 	}
 	switch r.kind {
 	case kindUnused:
