@@ -138,6 +138,11 @@ func TestATailCallThatFailsReturnsItsCode(t *testing.T) {
 	}
 }
 
+func TestATailCallThatFailsClobbersItsArguments(t *testing.T) {
+	m := build(t, fixed(), []MapSpec{programs(1)}, source{"program", append(tailCall(0)[:4:4], asm.Mov.Reg(asm.R0, asm.R2), asm.Return())})
+	faults(t, m, UninitializedRegister)
+}
+
 func TestThirtyThreeTailCallsAreTheLimit(t *testing.T) {
 	m := build(t, fixed(), []MapSpec{programs(1)}, source{"program", tailCall(0)})
 	must(t, m.maps[0].UpdateProgram(0, m.programs[0]))

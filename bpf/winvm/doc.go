@@ -19,9 +19,10 @@
 //
 // This simulates an ABI, not Windows. The instructions are those of RFC 9669;
 // helper numbers, map types and their semantics, return codes, the context's
-// layout and the actions are read from efW's source, release 0.21.1, or in
-// profile [XDP] from efW 1.x and XDP for Windows, and the comments name the file.
-// What is not here: PREVAIL's judgement of paths that no frame takes, the
+// layout and the actions are read from efW's source, release 0.21.1, and the comments
+// name the file. Profile [XDP] differs in bpf_xdp_adjust_head, read from XDP for
+// Windows, and in what efW 1.0 mended of arrays of objects; nothing else of efW 1.x
+// was compared. What is not here: PREVAIL's judgement of paths that no frame takes, the
 // concurrency of processors, NDIS, and timing. A program that runs here
 // need not be one that efW loads; one that faults here must not be shipped.
 //

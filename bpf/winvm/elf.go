@@ -52,8 +52,7 @@ type linkedFunction struct {
 }
 
 func load(data []byte, options Options) (_ *Machine, err error) {
-	// debug/elf does not promise to return from every malformed file
-	// (golang.org/s/go-security lists it as not hardened).
+	// debug/elf says that it is not hardened against adversarial files.
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("malformed ELF: %v", r)

@@ -49,10 +49,12 @@ func (o *object) readMaps() error {
 			return fmt.Errorf("map %s: %w", variable.Name, err)
 		}
 		defined.offset, defined.size = symbol.Value, symbol.Size
-		o.override(&defined.spec)
 		o.maps = append(o.maps, defined)
 	}
 	slices.SortStableFunc(o.maps, func(a, b definedMap) int { return cmp.Compare(a.offset, b.offset) })
+	if err := o.override(); err != nil {
+		return err
+	}
 	for i := range o.maps {
 		if _, err := o.machine.addMap(o.maps[i].spec); err != nil {
 			return err
@@ -71,13 +73,23 @@ func (o *object) objectSymbol(name string, in *elf.Section) (elf.Symbol, bool) {
 }
 
 // override sets the sizes that the options ask for.
-func (o *object) override(spec *MapSpec) {
-	if size, ok := o.machine.options.MaxEntries[spec.Name]; ok {
-		spec.MaxEntries = size
+func (o *object) override() error {
+	for name, size := range o.machine.options.MaxEntries {
+		found := false
+		for i := range o.maps {
+			spec := &o.maps[i].spec
+			switch {
+			case spec.Name == name:
+				spec.MaxEntries, found = size, true
+			case spec.Inner != nil && spec.Inner.Name == name:
+				spec.Inner.MaxEntries, found = size, true
+			}
+		}
+		if !found {
+			return fmt.Errorf("no map %q to give %d entries", name, size)
+		}
 	}
-	if size, ok := o.machine.options.MaxEntries[spec.Name+"."]; ok && spec.Inner != nil {
-		spec.Inner.MaxEntries = size
-	}
+	return nil
 }
 
 // defineMap reads a map's definition as libbpf writes it (bpf_helpers.h): `__uint` makes

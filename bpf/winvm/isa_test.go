@@ -37,8 +37,8 @@ const (
 	allOnes  = math.MaxUint64
 )
 
-// TestRFC9669Section4_1 is Arithmetic instructions: dst = dst op src, of the class ALU64 and of
-// the class ALU, which uses the lower halves and clears the upper.
+// dst = dst op src, of the class ALU64 and of the class ALU, which uses the lower
+// halves and clears the upper.
 func TestRFC9669Section4_1Arithmetic(t *testing.T) {
 	for _, c := range []struct {
 		name       string

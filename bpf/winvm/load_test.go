@@ -174,6 +174,10 @@ func TestLoadRefusesWhatItCannotLink(t *testing.T) {
 			}
 		})
 	}
+	if _, err := Load(compile(t, `struct { __uint(type, 2); __uint(max_entries, 4); __type(key, __u32); __type(value, __u32); } map SEC(".maps");
+		SEC("xdp_test") int program(struct xdp_context *ctx) { return (long)&map; }`), Options{MaxEntries: map[string]uint32{"mep": 1}}); err == nil {
+		t.Error("a size for a map that is not there: loaded")
+	}
 	if _, err := Load([]byte("no ELF"), fixed()); err == nil {
 		t.Error("no ELF: loaded")
 	}

@@ -1,6 +1,7 @@
 package winvm
 
 import (
+	"slices"
 	"testing"
 )
 
@@ -32,6 +33,55 @@ func TestAnLRUMapGivesUpWhatWasUsedLongestAgo(t *testing.T) {
 		if want := i < 20 || i >= 70; (err == nil) != want {
 			t.Errorf("element %d: %v", i, err)
 		}
+	}
+}
+
+// Of 20 elements a generation has 2: it ends with the third use. A use counts only in
+// the first of a generation.
+func TestUsesOfOneGenerationDoNotChangeTheOrder(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin func(m *Map)
+		gone  []uint32 // of 0, 1 and 2, when one had to go
+	}{
+		"a use in the next generation": {func(m *Map) {
+			insert(t, m, 0, 1, 2)
+			_, err := m.Lookup(u32(0))
+			must(t, err)
+		}, []uint32{1}},
+		"a use in the same generation": {func(m *Map) {
+			insert(t, m, 0, 1)
+			_, err := m.Lookup(u32(0))
+			must(t, err)
+			insert(t, m, 2)
+		}, []uint32{0}},
+		"a deletion makes room in the generation": {func(m *Map) {
+			insert(t, m, 0, 1)
+			must(t, m.Delete(u32(1)))
+			insert(t, m, 2)
+			_, err := m.Lookup(u32(0))
+			must(t, err)
+		}, []uint32{0, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := lruOf(t, 1, 20)
+			c.begin(m)
+			for i := uint32(100); m.Len() < 20; i++ {
+				insert(t, m, i)
+			}
+			insert(t, m, 200)
+			for _, i := range []uint32{0, 1, 2} {
+				if _, err := m.Lookup(u32(i)); (err != nil) != slices.Contains(c.gone, i) {
+					t.Errorf("element %d: %v", i, err)
+				}
+			}
+		})
+	}
+}
+
+func insert(t testing.TB, m *Map, keys ...uint32) {
+	t.Helper()
+	for _, key := range keys {
+		must(t, m.Update(u32(key), u32(key), NoExist))
 	}
 }
 

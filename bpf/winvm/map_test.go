@@ -269,9 +269,11 @@ func TestAPointerFromBeforeAnUpdateIsToTheOldValue(t *testing.T) {
 		source{"program", asm.Instructions{
 			storeImmediate(asm.RFP, -4, 3, asm.Word), storeImmediate(asm.RFP, -8, 20, asm.Word),
 			asm.LoadMapPtr(asm.R1, 0), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -4), callID(1),
-			asm.Mov.Reg(asm.R6, asm.R0),
+			asm.Mov.Reg(asm.R6, asm.R0), asm.Mov.Imm(asm.R7, 3),
+			// Three times, so that the memory of the old one is wanted.
 			asm.LoadMapPtr(asm.R1, 0), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -4),
 			asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, -8), asm.Mov.Imm(asm.R4, 0), callID(2),
+			asm.Sub.Imm(asm.R7, 1), skip(asm.JNE.Imm(asm.R7, 0, ""), -10),
 			asm.LoadMem(asm.R0, asm.R6, 0, asm.Word), storeImmediate(asm.R6, 0, 30, asm.Word),
 			asm.Return(),
 		}})
