@@ -72,8 +72,11 @@ type Program struct {
 	entry   int
 }
 
-// Name returns the program's C name, and Section the ELF section that it is in.
-func (p *Program) Name() string    { return p.name }
+// Name returns the program's C name.
+func (p *Program) Name() string { return p.name }
+
+// Section returns the ELF section that the program is in, which on Windows says
+// to which hook it goes.
 func (p *Program) Section() string { return p.section }
 
 // Result is what a run left.

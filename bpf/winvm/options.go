@@ -59,7 +59,7 @@ type Options struct {
 	// instead of one of its own. That is what bpf2c does, which makes the native
 	// images: it passes r10 on as it is (emit_subprogram of bpf_code_generator.cpp,
 	// 0.21.1 to 1.5.0), so that the function's variables overwrite its caller's.
-	// uBPF, which runs ELF objects, and PREVAIL give it a frame.
+	// PREVAIL reckons with a frame of its own.
 	SharedStack bool
 	// Clock is the time since the system started. Nil: since the machine was made.
 	Clock func() time.Duration
