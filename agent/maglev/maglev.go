@@ -3,7 +3,7 @@
 // stand side by side and either can be checked against the other.
 //
 // A table has M slots; each slot holds a backend's id, and a flow takes the
-// slot that its hash names (FlowSlot). Every backend gets about M/N slots, and
+// slot that its hash names (Slot). Every backend gets about M/N slots, and
 // when one leaves, few of the others' slots change hands. It is pure: the same
 // backends give the same table on every machine.
 package maglev

@@ -175,35 +175,6 @@ func TestKeyIsCiliums(t *testing.T) {
 	}
 }
 
-func TestFlowsSpreadOverTheTable(t *testing.T) {
-	const size = 251
-	hit := make([]int, size)
-	for port := range 60000 {
-		slot := FlowSlot(netip.AddrPortFrom(netip.MustParseAddr("20.1.1.100"), uint16(port)), 80, tcp, size)
-		hit[slot]++
-	}
-	for slot, n := range hit {
-		if n < 100 || n > 400 { // 239 expected
-			t.Errorf("slot %d got %d of 60000 flows", slot, n)
-		}
-	}
-}
-
-// That the hash is the data path's is shown with packets, in cmd/lbagent.
-func TestEveryPartOfTheFlowCounts(t *testing.T) {
-	base := FlowHash(netip.MustParseAddrPort("20.1.1.100:40000"), 80, 6)
-	for name, other := range map[string]uint32{
-		"address":          FlowHash(netip.MustParseAddrPort("20.1.1.101:40000"), 80, 6),
-		"source port":      FlowHash(netip.MustParseAddrPort("20.1.1.100:40001"), 80, 6),
-		"destination port": FlowHash(netip.MustParseAddrPort("20.1.1.100:40000"), 81, 6),
-		"protocol":         FlowHash(netip.MustParseAddrPort("20.1.1.100:40000"), 80, 17),
-	} {
-		if other == base {
-			t.Errorf("another %s gives the same hash", name)
-		}
-	}
-}
-
 func TestTableAllocatesNothingPerSlot(t *testing.T) {
 	b := backends(100)
 	small := testing.AllocsPerRun(3, func() { _, _ = Table(b, 251) })

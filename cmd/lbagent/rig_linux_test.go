@@ -189,5 +189,5 @@ func chosen(t *testing.T, source netip.AddrPort) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return backends[table[maglev.FlowSlot(source, vip.Port(), 6, 2039)]]
+	return backends[table[maglev.Slot(source, vip, 6, 2039, false)]]
 }
