@@ -64,14 +64,15 @@ func TestSharesFollowTheWeights(t *testing.T) {
 }
 
 func TestOffsetAndSkip(t *testing.T) {
-	candidates, err := candidatesOf(fourWeighted, 251)
-	if err != nil {
+	var b Builder
+	if err := b.sort(fourWeighted); err != nil {
 		t.Fatal(err)
 	}
+	b.begin(fourWeighted, 251)
 	want := [][2]uint32{{129, 67}, {122, 225}, {166, 219}, {100, 52}}
-	for i, c := range candidates {
-		if got := [2]uint32{c.slot, c.skip}; got != want[i] {
-			t.Errorf("%s: offset and skip are %v, want %v", c.key, got, want[i])
+	for i, c := range b.candidates {
+		if got := [2]uint32{c.slot, c.step[1]}; got != want[i] {
+			t.Errorf("%s: offset and skip are %v, want %v", b.key(b.order[i]), got, want[i])
 		}
 	}
 }
@@ -135,7 +136,7 @@ func TestTableRefuses(t *testing.T) {
 	twice := backends(2)
 	twice[1].Address = twice[0].Address
 	sentinel := backends(1)
-	sentinel[0].ID = free
+	sentinel[0].ID = noID
 	for _, c := range []struct {
 		name     string
 		backends []Backend
@@ -167,34 +168,14 @@ func TestKeyIsCiliums(t *testing.T) {
 	}{
 		{"1.2.3.4:80", 6, "[1.2.3.4:80/TCP,State:active]"},
 		{"1.2.3.4:53", 17, "[1.2.3.4:53/UDP,State:active]"},
+		{"1.2.3.4:9899", 132, "[1.2.3.4:9899/SCTP,State:active]"},
+		{"1.2.3.4:1", 47, "[1.2.3.4:1/47,State:active]"},
 		{"[fd00::1]:80", 6, "[[fd00::1]:80/TCP,State:active]"},
+		{"[2001:db8:0:0:1:0:0:1]:65535", 17, "[[2001:db8::1:0:0:1]:65535/UDP,State:active]"},
 	} {
 		if got := Key(netip.MustParseAddrPort(c.address), c.protocol); got != c.want {
 			t.Errorf("got %s, want %s", got, c.want)
 		}
-	}
-}
-
-func TestTableAllocatesNothingPerSlot(t *testing.T) {
-	b := backends(100)
-	small := testing.AllocsPerRun(3, func() { _, _ = Table(b, 251) })
-	large := testing.AllocsPerRun(3, func() { _, _ = Table(b, 131071) })
-	// The race detector adds an allocation or two of its own.
-	if large > small+10 {
-		t.Errorf("%v allocations for 251 slots, %v for 131071", small, large)
-	}
-}
-
-func BenchmarkTable(b *testing.B) {
-	for _, size := range []uint32{16381, 131071} {
-		b.Run(fmt.Sprintf("backends=1000/slots=%d", size), func(b *testing.B) {
-			all := backends(1000)
-			for b.Loop() {
-				if _, err := Table(all, size); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
 	}
 }
 
