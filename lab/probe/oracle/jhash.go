@@ -15,6 +15,17 @@ func jhash3(a, b, c, seed uint32) uint32 {
 	return jhashFinal(a+start, b+start, c+start)
 }
 
+// jhashMix is __jhash_mix of Linux' jhash.h: lookup3's mixing between blocks of
+// three words. Its six steps differ in the rotation and in the letters alone.
+func jhashMix(a, b, c uint32) (uint32, uint32, uint32) {
+	for _, by := range [...]int{4, 6, 8, 16, 19, 4} {
+		a = (a - c) ^ bits.RotateLeft32(c, by)
+		c += b
+		a, b, c = b, c, a
+	}
+	return a, b, c
+}
+
 // jhashFinal is __jhash_final: lookup3's last mixing. It returns c.
 func jhashFinal(a, b, c uint32) uint32 {
 	c ^= b
@@ -34,12 +45,21 @@ func jhashFinal(a, b, c uint32) uint32 {
 	return c
 }
 
-// flowHash hashes a flow as Cilium's hash_from_tuple_v4 does: words as they
-// lie in the packet, read on a little-endian machine; the VIP is not in it.
+// flowHash hashes a flow as Cilium's hash_from_tuple_v4 and hash_from_tuple_v6
+// do: words as they lie in the packet, read on a little-endian machine; the VIP
+// is not in it.
 func flowHash(client netip.AddrPort, port uint16, protocol uint8) uint32 {
-	address := client.Addr().As4()
-	var ports [4]byte
-	binary.BigEndian.PutUint16(ports[0:], client.Port())
-	binary.BigEndian.PutUint16(ports[2:], port)
-	return jhash3(binary.LittleEndian.Uint32(address[:]), binary.LittleEndian.Uint32(ports[:]), uint32(protocol), jhashSeed4)
+	var raw [4]byte
+	binary.BigEndian.PutUint16(raw[0:], client.Port())
+	binary.BigEndian.PutUint16(raw[2:], port)
+	ports := binary.LittleEndian.Uint32(raw[:])
+
+	address := client.Addr().AsSlice()
+	word := func(i int) uint32 { return binary.LittleEndian.Uint32(address[4*i:]) }
+	if client.Addr().Is4() {
+		return jhash3(word(0), ports, uint32(protocol), jhashSeed4)
+	}
+	a, b, c := jhashMix(word(0), word(1), word(2))
+	a, b, c = jhashMix(a+word(3), b+ports, c+uint32(protocol))
+	return jhashFinal(a+jhashSeed6, b, c)
 }

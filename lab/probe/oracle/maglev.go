@@ -19,12 +19,13 @@ import (
 const (
 	murmurSeed = 616034178
 	jhashSeed4 = 1910299206
+	jhashSeed6 = 2454738568
 )
 
 // Backend is one address behind a service.
 type Backend struct {
 	Address netip.AddrPort
-	// Weight relative to the others; 1 when all are equal.
+	// Weight relative to the others; 1 when all are equal, 0 for no slot.
 	Weight uint64
 }
 
@@ -38,8 +39,9 @@ type Table struct {
 // the backends' hashed names: "TCP" or "UDP". The order of the backends does
 // not matter.
 func NewTable(size uint32, protocol string, backends []Backend) (Table, error) {
+	backends = slices.DeleteFunc(slices.Clone(backends), func(b Backend) bool { return b.Weight == 0 })
 	if len(backends) == 0 {
-		return Table{}, errors.New("maglev table: no backends")
+		return Table{}, errors.New("maglev table: no backends with a weight")
 	}
 	if size < 3 || uint32(len(backends)) > size {
 		return Table{}, fmt.Errorf("maglev table: %d slots for %d backends", size, len(backends))
@@ -90,8 +92,9 @@ func NewTable(size uint32, protocol string, backends []Backend) (Table, error) {
 	return t, nil
 }
 
-// Lookup returns the backend of a flow from client to the service's port.
-// The protocol is IP's number, 6 or 17.
+// Lookup returns the backend of a flow from client, of either family, to the
+// service's port. The protocol is IP's number, 6 or 17. Of a service with session
+// affinity, the client's port is to be 0.
 func (t Table) Lookup(client netip.AddrPort, port uint16, protocol uint8) netip.AddrPort {
 	return t.backends[t.slots[flowHash(client, port, protocol)%uint32(len(t.slots))]]
 }

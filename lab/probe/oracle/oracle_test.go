@@ -3,7 +3,6 @@ package oracle
 import (
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -96,8 +95,7 @@ func TestMurmurMatchesThePublishedVectors(t *testing.T) {
 }
 
 // lookup3's hashlittle over a text of 30 bytes is published with its result.
-// Its blocks of 12 bytes need the mixing step too, which a flow's three words do not.
-func TestFinalMixingIsThatOfLookup3(t *testing.T) {
+func TestMixingIsThatOfLookup3(t *testing.T) {
 	text := append([]byte("Four score and seven years ago"), make([]byte, 6)...)
 	a := uint32(jhashInit + 30)
 	b, c := a, a
@@ -107,44 +105,79 @@ func TestFinalMixingIsThatOfLookup3(t *testing.T) {
 		c += binary.LittleEndian.Uint32(text[8:])
 		text = text[12:]
 	}
-	mix := func() {
-		step := func(x, y, z *uint32, n int) { *x -= *z; *x ^= bits.RotateLeft32(*z, n); *z += *y }
-		step(&a, &b, &c, 4)
-		step(&b, &c, &a, 6)
-		step(&c, &a, &b, 8)
-		step(&a, &b, &c, 16)
-		step(&b, &c, &a, 19)
-		step(&c, &a, &b, 4)
-	}
 	words()
-	mix()
+	a, b, c = jhashMix(a, b, c)
 	words()
-	mix()
+	a, b, c = jhashMix(a, b, c)
 	words()
 	if got := jhashFinal(a, b, c); got != 0x17770551 {
 		t.Errorf("lookup3 = %#x, want 0x17770551", got)
 	}
 }
 
-func TestFlowsOfManyPortsReachEveryBackend(t *testing.T) {
-	table := weightedTable(t, 16381, backend("20.1.1.10:80", 1), backend("20.1.1.20:80", 1), backend("20.1.1.30:80", 1), backend("20.1.1.40:80", 1))
-	hits := map[netip.AddrPort]int{}
-	for port := uint16(40000); port < 41000; port++ {
-		hits[table.Lookup(netip.AddrPortFrom(netip.MustParseAddr("20.1.1.100"), port), 80, 6)]++
-	}
-	for b, n := range hits {
-		if n < 150 || n > 350 {
-			t.Errorf("%s got %d of 1000 flows", b, n)
+// Results of Cilium's hash_from_tuple_v4 and hash_from_tuple_v6, its C compiled and run.
+func TestFlowHashIsTheOneThatCiliumComputes(t *testing.T) {
+	for _, c := range []struct {
+		client   string
+		port     uint16
+		protocol uint8
+		want     uint32
+	}{
+		{"20.1.1.100:40000", 80, 6, 0x39367f09},
+		{"20.1.1.100:0", 80, 6, 0x84e2674a},
+		{"255.255.255.255:65535", 53, 17, 0x0e844ae6},
+		{"[fd20::100]:40000", 80, 6, 0xb32c4567},
+		{"[fd20::100]:0", 80, 6, 0xb6c60678},
+		{"[2001:db8:1:2:3:4:5:6]:65535", 53, 17, 0x941bbf8f},
+		{"[::ffff:20.1.1.100]:40000", 80, 6, 0xd93b6364},
+	} {
+		if got := flowHash(netip.MustParseAddrPort(c.client), c.port, c.protocol); got != c.want {
+			t.Errorf("%s to port %d, protocol %d: %#08x, want %#08x", c.client, c.port, c.protocol, got, c.want)
 		}
 	}
-	if len(hits) != 4 {
-		t.Errorf("reached %v", hits)
+}
+
+func TestFlowsOfManyPortsReachEveryBackend(t *testing.T) {
+	for _, c := range []struct{ family, client, backends string }{
+		{"IPv4", "20.1.1.100", "20.1.1.%d0:80"},
+		{"IPv6", "fd20::100", "[fd20::%d0]:80"},
+	} {
+		t.Run(c.family, func(t *testing.T) {
+			var backends []Backend
+			for i := range 4 {
+				backends = append(backends, backend(fmt.Sprintf(c.backends, i+1), 1))
+			}
+			table := weightedTable(t, 16381, backends...)
+			hits := map[netip.AddrPort]int{}
+			for port := uint16(40000); port < 41000; port++ {
+				hits[table.Lookup(netip.AddrPortFrom(netip.MustParseAddr(c.client), port), 80, 6)]++
+			}
+			for b, n := range hits {
+				if n < 150 || n > 350 {
+					t.Errorf("%s got %d of 1000 flows", b, n)
+				}
+			}
+			if len(hits) != 4 {
+				t.Errorf("reached %v", hits)
+			}
+		})
+	}
+}
+
+func TestBackendOfWeightZeroGetsNoSlot(t *testing.T) {
+	with := weightedTable(t, 251, backend("20.1.1.10:80", 3), backend("20.1.1.20:80", 0), backend("20.1.1.30:80", 5))
+	without := weightedTable(t, 251, backend("20.1.1.10:80", 3), backend("20.1.1.30:80", 5))
+	if !slices.Equal(with.slots, without.slots) || !slices.Equal(with.backends, without.backends) {
+		t.Error("it changes the table of the others")
 	}
 }
 
 func TestTableNeedsBackendsAndSlotsForThem(t *testing.T) {
 	if _, err := NewTable(251, "TCP", nil); err == nil {
 		t.Error("no backends: want an error")
+	}
+	if _, err := NewTable(251, "TCP", []Backend{backend("1.2.3.4:80", 0)}); err == nil {
+		t.Error("no backend with a weight: want an error")
 	}
 	if _, err := NewTable(3, "TCP", slices.Repeat([]Backend{backend("1.2.3.4:80", 1)}, 4)); err == nil {
 		t.Error("more backends than slots: want an error")
