@@ -9,7 +9,7 @@ GO ?= go
 BUILDVCS := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || echo -buildvcs=false)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate check-generated bench clean
+.PHONY: help build demo test lint generate check-generated sharing docs bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25
@@ -36,9 +36,16 @@ generate: ## compile bpf/*.c with clang-19 and write the Go types
 	scripts/install-deps.sh generate
 	$(GO) generate ./bpf
 
-check-generated: ## fail when a committed eBPF object is not what its source gives
+check-generated: ## fail when an eBPF object, README's table or docs/helpers.md is not what the source gives
 	scripts/install-deps.sh generate
-	CGO_ENABLED=0 $(GO) test -count=1 -run 'TestTheCommittedObjectsAreWhatTheSourceGives' ./bpf
+	CGO_ENABLED=0 $(GO) test -count=1 -run 'TestTheCommittedObjectsAreWhatTheSourceGives|IsCurrent$$' ./bpf ./scripts/...
+
+sharing: ## count the eBPF source lines that both systems compile, and write them to the README
+	scripts/install-deps.sh generate
+	$(GO) run ./scripts/sharing -readme README.md
+
+docs: ## write docs/helpers.md from the eBPF objects
+	$(GO) run ./scripts/helpers -o docs/helpers.md
 
 bench: build ## compare with ip -batch, a bare MAC swap and a bare encapsulation
 	scripts/install-deps.sh test

@@ -2,11 +2,9 @@ package bpf
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +23,7 @@ const (
 const (
 	testFlows    = 4096
 	testBackends = 512
+	testServices = 64
 )
 
 // Lifetimes of the tests, far enough apart to tell one from another and
@@ -34,6 +33,7 @@ const (
 	lifeSYN         = 4 * time.Second
 	lifeOther       = 6 * time.Second
 	lifeEstablished = 8 * time.Second
+	lifeFragment    = 3 * time.Second
 )
 
 var (
@@ -43,6 +43,10 @@ var (
 	lbAddress = netip.MustParseAddr("20.1.1.1")
 	vip       = netip.MustParseAddr("40.1.1.1")
 	client    = netip.MustParseAddr("20.1.1.100")
+
+	lbAddress6 = netip.MustParseAddr("fd20::1")
+	vip6       = netip.MustParseAddr("fd40::1")
+	client6    = netip.MustParseAddr("fd20::100")
 )
 
 const (
@@ -54,7 +58,7 @@ const (
 // checks after every frame that counters say what happened, and nothing more.
 type balancer struct {
 	t       testing.TB
-	objects LBObjects
+	objects *LBObjects
 	reasons []string
 	config  LBLbConfig
 }
@@ -62,40 +66,84 @@ type balancer struct {
 func newBalancer(t testing.TB) *balancer {
 	t.Helper()
 	requireRoot(t)
-	b := &balancer{t: t}
-	spec, err := LoadLB()
-	must(t, err)
-	for _, name := range []string{LBMapConntrack, LBMapNat} {
-		spec.Maps[name].MaxEntries = testFlows
+	return begin(t, takeLB(t))
+}
+
+// dropReasons reads the names out of the object once.
+var dropReasons = sync.OnceValue(func() []string {
+	names, err := DropReasons()
+	if err != nil {
+		panic(err)
 	}
-	for _, name := range []string{LBMapBackends, LBMapBackendStats} {
-		spec.Maps[name].MaxEntries = testBackends
-	}
-	err = spec.LoadAndAssign(&b.objects, nil)
-	var rejected *ebpf.VerifierError
-	if errors.As(err, &rejected) {
-		t.Fatalf("%+v", rejected)
-	}
-	must(t, err)
-	t.Cleanup(func() { _ = b.objects.Close() })
-	b.reasons, err = DropReasons()
-	must(t, err)
+	return names
+})
+
+// newBalancerOf loads a balancer of its own, for tests that want other maps.
+func newBalancerOf(t testing.TB, change func(maps map[string]*ebpf.MapSpec)) *balancer {
+	t.Helper()
+	requireRoot(t)
+	objects := loadLB(t, change)
+	t.Cleanup(func() { _ = objects.Close() })
+	return begin(t, objects)
+}
+
+// begin configures a balancer whose maps are empty.
+func begin(t testing.TB, objects *LBObjects) *balancer {
+	t.Helper()
+	b := &balancer{t: t, objects: objects, reasons: dropReasons()}
 	b.config = LBLbConfig{
-		Address: wire(lbAddress), Mtu: 1500, Mac: [6]uint8(lbMAC), NatMin: natMin, NatMax: natMax,
+		Layout: 2, Mtu: 1500, Mac: [6]uint8(lbMAC), NatMin: natMin, NatMax: natMax,
+		Address4: wire(lbAddress).Word[0], Address6: wire(lbAddress6),
 		TcpEstablishedNs: uint64(lifeEstablished), TcpSynNs: uint64(lifeSYN),
-		TcpClosingNs: uint64(lifeClosing), NonTcpNs: uint64(lifeOther),
+		TcpClosingNs: uint64(lifeClosing), NonTcpNs: uint64(lifeOther), FragmentNs: uint64(lifeFragment),
 	}
 	b.configure(func(*LBLbConfig) {})
+	b.admit(lbAddress)
+	b.admit(lbAddress6)
 	return b
 }
 
 // wire is an address as the maps hold it: its bytes as they lie in the packet.
-func wire(a netip.Addr) uint32 {
-	four := a.As4()
-	return binary.NativeEndian.Uint32(four[:])
+func wire(a netip.Addr) (w LBAddress) {
+	if a.Is4() {
+		four := a.As4()
+		w.Word[0] = binary.NativeEndian.Uint32(four[:])
+		return w
+	}
+	sixteen := a.As16()
+	for i := range w.Word {
+		w.Word[i] = binary.NativeEndian.Uint32(sixteen[4*i:])
+	}
+	return w
 }
 
-// port is a port as the maps hold it.
+func family(a netip.Addr) uint8 {
+	if a.Is4() {
+		return 4
+	}
+	return 6
+}
+
+// addressBit is the bit of vip_filter that an address has (address_bit of lib/family.h).
+func addressBit(a netip.Addr) uint32 {
+	w := wire(a).Word
+	word := w[0]
+	if a.Is6() {
+		word ^= w[1]*3 ^ w[2]*5 ^ w[3]*7
+	}
+	return word * 0x9e3779b1 >> 16
+}
+
+// admit sets an address's bit in vip_filter.
+func (b *balancer) admit(a netip.Addr) {
+	b.t.Helper()
+	bit := addressBit(a)
+	var word uint64
+	must(b.t, b.objects.VipFilter.Lookup(bit/64, &word))
+	must(b.t, b.objects.VipFilter.Put(bit/64, word|1<<(bit%64)))
+}
+
+// port is a port as the maps hold it; its own inverse.
 func port(p uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, p))
 }
@@ -110,12 +158,38 @@ func backendAddress(id uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte{20, 1, byte(2 + id>>8), byte(id)})
 }
 
+func backendAddress6(id uint32) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x20, 13: 2, 14: byte(id >> 8), 15: byte(id)})
+}
+
 func backendMAC(id uint32) [6]uint8 { return [6]uint8{2, 0xbe, 0, 0, byte(id >> 8), byte(id)} }
 
 func backendPort(id uint32) netip.AddrPort { return netip.AddrPortFrom(backendAddress(id), 8080) }
 
+// backend is an entry as the agent would write it, of a service whose id is its slot.
+func backend(id, service uint32, six bool) LBBackend {
+	e := LBBackend{
+		Address: wire(backendAddress(id)), Outer: wire(lbAddress), Port: port(8080),
+		State: LBBackendStateBACKEND_ACTIVE, ServiceId: service, ServiceSlot: service,
+	}
+	if six {
+		e.Address, e.Outer = wire(backendAddress6(id)), wire(lbAddress6)
+	}
+	e.Mac[0] = backendMAC(id)
+	return e
+}
+
+// changeBackend rewrites a backend's entry.
+func (b *balancer) changeBackend(id uint32, change func(*LBBackend)) {
+	b.t.Helper()
+	var e LBBackend
+	must(b.t, b.objects.Backends.Lookup(id, &e))
+	change(&e)
+	must(b.t, b.objects.Backends.Put(id, e))
+}
+
 // serve makes the VIP's port a service whose Maglev slots hold the backends in
-// turn, and makes those backends and their neighbours known.
+// turn, and makes those backends and their next hops known.
 func (b *balancer) serve(id uint32, frontend netip.AddrPort, proto uint8, mode LBLbMode, size uint32, backends ...uint32) {
 	b.t.Helper()
 	table, err := ebpf.NewMap(&ebpf.MapSpec{
@@ -128,16 +202,41 @@ func (b *balancer) serve(id uint32, frontend netip.AddrPort, proto uint8, mode L
 			must(b.t, table.Put(slot, backends[int(slot)%len(backends)]))
 		}
 	}
-	for _, backend := range backends {
-		must(b.t, b.objects.Backends.Put(backend, LBBackend{
-			Address: wire(backendAddress(backend)), Port: port(8080), Proto: proto,
-		}))
-		must(b.t, b.objects.Neighbours.Put(wire(backendAddress(backend)), LBNeighbour{Mac: backendMAC(backend)}))
+	for _, n := range backends {
+		must(b.t, b.objects.Backends.Put(n, backend(n, id, frontend.Addr().Is6())))
 	}
 	must(b.t, b.objects.Maglev.Put(id, table))
 	must(b.t, b.objects.Services.Put(serviceKey(frontend, proto), LBService{
 		Id: id, Slot: id, TableSize: size, Mode: mode,
 	}))
+	b.admit(frontend.Addr())
+	icmp := uint8(1)
+	if frontend.Addr().Is6() {
+		icmp = 58
+	}
+	must(b.t, b.objects.Services.Put(serviceKey(netip.AddrPortFrom(frontend.Addr(), 0), icmp), LBService{}))
+}
+
+// serveBoth makes the VIP's TCP port 80 service 1 with a backend, and its UDP
+// port 53 service 2 with the same host. An entry is of one service, so the second
+// one has another number.
+func (b *balancer) serveBoth(mode LBLbMode, id uint32) {
+	b.t.Helper()
+	b.serve(1, web, uint8(tcp), mode, 251, id)
+	b.serve(2, dns, uint8(udp), mode, 251, udpBackend(id))
+	b.changeBackend(udpBackend(id), func(e *LBBackend) { e.Address, e.Mac[0] = wire(backendAddress(id)), backendMAC(id) })
+}
+
+// udpBackend is the number that a host has as a backend of UDP port 53.
+func udpBackend(id uint32) uint32 { return id + 10 }
+
+// changeService rewrites a service's entry.
+func (b *balancer) changeService(frontend netip.AddrPort, proto uint8, change func(*LBService)) {
+	b.t.Helper()
+	var s LBService
+	must(b.t, b.objects.Services.Lookup(serviceKey(frontend, proto), &s))
+	change(&s)
+	must(b.t, b.objects.Services.Put(serviceKey(frontend, proto), s))
 }
 
 // innerTable opens the Maglev table of a service's slot.
@@ -150,193 +249,7 @@ func (b *balancer) innerTable(slot uint32) (*ebpf.Map, error) {
 }
 
 func serviceKey(frontend netip.AddrPort, proto uint8) LBServiceKey {
-	return LBServiceKey{Vip: wire(frontend.Addr()), Port: port(frontend.Port()), Proto: proto}
-}
-
-// counters are all of the balancer's, as sums over the CPUs; zeros are left out.
-type counters struct {
-	service, backend map[uint32]LBTraffic
-	drops            map[string]uint64
-}
-
-const countedServices, countedBackends = 4, 16
-
-func (b *balancer) counters() counters {
-	b.t.Helper()
-	c := counters{traffic(b.t, b.objects.ServiceStats, countedServices),
-		traffic(b.t, b.objects.BackendStats, countedBackends), map[string]uint64{}}
-	for i, reason := range b.reasons {
-		var perCPU []uint64
-		must(b.t, b.objects.Drops.Lookup(uint32(i), &perCPU))
-		for _, n := range perCPU {
-			if n > 0 {
-				c.drops[reason] += n
-			}
-		}
-	}
-	return c
-}
-
-func traffic(t testing.TB, m *ebpf.Map, n uint32) map[uint32]LBTraffic {
-	t.Helper()
-	sums := map[uint32]LBTraffic{}
-	for i := range n {
-		var perCPU []LBTraffic
-		must(t, m.Lookup(i, &perCPU))
-		var sum LBTraffic
-		for _, c := range perCPU {
-			sum = add(sum, c)
-		}
-		if sum != (LBTraffic{}) {
-			sums[i] = sum
-		}
-	}
-	return sums
-}
-
-func add(a, b LBTraffic) LBTraffic {
-	a.RxPackets += b.RxPackets
-	a.RxBytes += b.RxBytes
-	a.TxPackets += b.TxPackets
-	a.TxBytes += b.TxBytes
-	a.Connections += b.Connections
-	return a
-}
-
-func total(of map[uint32]LBTraffic) LBTraffic {
-	var sum LBTraffic
-	for _, t := range of {
-		sum = add(sum, t)
-	}
-	return sum
-}
-
-// send runs the program on a frame. A frame that passed must be untouched and
-// uncounted, one that left is one packet of its IP length of one service and of
-// one backend, and one that was dropped counts under one reason.
-func (b *balancer) send(frame []byte) (verdict uint32, out []byte) {
-	b.t.Helper()
-	before := b.counters()
-	verdict, out, err := b.objects.Lb.Test(frame)
-	must(b.t, err)
-	after := b.counters()
-	dropped := sum(after.drops) - sum(before.drops)
-	services, backends := total(after.service), total(after.backend)
-	if services != backends {
-		b.t.Fatalf("services counted %+v, backends %+v", services, backends)
-	}
-	was := total(before.service)
-	packets := services.RxPackets + services.TxPackets - was.RxPackets - was.TxPackets
-	octets := services.RxBytes + services.TxBytes - was.RxBytes - was.TxBytes
-	switch verdict {
-	case xdpPass:
-		equalFrames(b.t, out, frame)
-		if dropped != 0 || services != was {
-			b.t.Fatalf("a packet that passed was counted: before %+v, after %+v", before, after)
-		}
-	case xdpTX:
-		want := uint64(binary.BigEndian.Uint16(frame[16:]))
-		if dropped != 0 || packets != 1 || octets != want {
-			b.t.Fatalf("a packet of %d bytes left: counted %d packets of %d bytes, %d drops", want, packets, octets, dropped)
-		}
-	case xdpDrop:
-		if dropped != 1 || services != was {
-			b.t.Fatalf("a drop was counted %d times: before %+v, after %+v", dropped, before, after)
-		}
-	default:
-		b.t.Fatalf("the program returned %d", verdict)
-	}
-	return verdict, out
-}
-
-func sum(m map[string]uint64) (n uint64) {
-	for v := range maps.Values(m) {
-		n += v
-	}
-	return n
-}
-
-// forward sends a packet that must leave and returns its frame.
-func (b *balancer) forward(p packet) []byte {
-	b.t.Helper()
-	before := b.counters()
-	verdict, out := b.send(p.frame(b.t))
-	if verdict != xdpTX {
-		b.t.Fatalf("verdict %d, want XDP_TX; drops before %v, after %v", verdict, before.drops, b.counters().drops)
-	}
-	return out
-}
-
-// pass sends a frame that must reach the stack untouched.
-func (b *balancer) pass(frame []byte) {
-	b.t.Helper()
-	if verdict, _ := b.send(frame); verdict != xdpPass {
-		b.t.Fatalf("verdict %d, want XDP_PASS; drops %v", verdict, b.counters().drops)
-	}
-}
-
-// drop sends a frame that must be dropped for a reason.
-func (b *balancer) drop(frame []byte, reason string) {
-	b.t.Helper()
-	if !slices.Contains(b.reasons, reason) {
-		b.t.Fatalf("no drop reason %q", reason)
-	}
-	before := b.counters().drops[reason]
-	verdict, _ := b.send(frame)
-	after := b.counters().drops
-	if verdict != xdpDrop || after[reason] != before+1 {
-		b.t.Fatalf("verdict %d, drops %v, want one more of %s", verdict, after, reason)
-	}
-}
-
-// flow is the conntrack key of a client's packet.
-func flow(p packet) LBFlowKey {
-	return LBFlowKey{
-		Saddr: wire(p.from.Addr()), Daddr: wire(p.to.Addr()),
-		Sport: port(p.from.Port()), Dport: port(p.to.Port()), Proto: uint8(p.proto),
-	}
-}
-
-// entry returns the conntrack entry of a client's packet.
-func (b *balancer) entry(p packet) LBCtEntry {
-	b.t.Helper()
-	var e LBCtEntry
-	if err := b.objects.Conntrack.Lookup(flow(p), &e); err != nil {
-		b.t.Fatalf("no conntrack entry for %v -> %v: %v", p.from, p.to, err)
-	}
-	return e
-}
-
-// age makes a flow look as if its last packet had come that long ago.
-func (b *balancer) age(p packet, by time.Duration) {
-	b.t.Helper()
-	e := b.entry(p)
-	var now unix.Timespec
-	must(b.t, unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now))
-	if now.Nano() < int64(by) {
-		b.t.Fatalf("this machine has been up for less than %v", by)
-	}
-	e.LastSeenNs = uint64(now.Nano()) - uint64(by)
-	must(b.t, b.objects.Conntrack.Put(flow(p), e))
-}
-
-func count(t testing.TB, m *ebpf.Map) (n int) {
-	t.Helper()
-	var key LBFlowKey
-	value := make([]byte, m.ValueSize())
-	entries := m.Iterate()
-	for entries.Next(&key, &value) {
-		n++
-	}
-	must(t, entries.Err())
-	return n
-}
-
-func (b *balancer) wantFlows(conntrack, nat int) {
-	b.t.Helper()
-	if c, n := count(b.t, b.objects.Conntrack), count(b.t, b.objects.Nat); c != conntrack || n != nat {
-		b.t.Fatalf("%d conntrack and %d nat entries, want %d and %d", c, n, conntrack, nat)
-	}
+	return LBServiceKey{Vip: wire(frontend.Addr()), Port: port(frontend.Port()), Proto: proto, Family: family(frontend.Addr())}
 }
 
 // request is a client's packet to the VIP's TCP port 80.

@@ -100,9 +100,10 @@ func bareEncap(t testing.TB) *ebpf.Program {
 // Read the ratios: the machine's speed cancels out of them.
 func BenchmarkEstablishedDSRFlow(b *testing.B) {
 	lb := dsrBalancer(b)
-	lb.forward(request(40000, "S"))
 	p := request(40000, "A")
 	p.payload = []byte("GET / HTTP/1.1\r\n\r\n")
+	lb.forward(request(40000, "S"))
+	lb.forward(p) // established from here on
 	frame := p.frame(b)
 
 	pass, err := ebpf.NewProgram(PassProgram())

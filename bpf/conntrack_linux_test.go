@@ -9,8 +9,7 @@ import (
 // moved makes the services' new flows go to backend 4.
 func (b *balancer) moved(mode LBLbMode) {
 	b.t.Helper()
-	b.serve(1, web, uint8(tcp), mode, 251, 4)
-	b.serve(2, dns, uint8(udp), mode, 251, 4)
+	b.serveBoth(mode, 4)
 }
 
 // backendOf sends a packet that must leave, and says to which backend it went.
@@ -64,8 +63,7 @@ func TestAFlowLivesAsLongAsItsStateSays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			begin := func() *balancer {
 				b := newBalancer(t)
-				b.serve(1, web, uint8(tcp), c.mode, 251, 3)
-				b.serve(2, dns, uint8(udp), c.mode, 251, 3)
+				b.serveBoth(c.mode, 3)
 				for _, p := range c.before {
 					b.forward(p)
 				}
@@ -167,21 +165,26 @@ func TestASYNOpensAnewWhatIsOver(t *testing.T) {
 func TestASYNOpensAnewWhatTheServiceWouldNotMakeAnyMore(t *testing.T) {
 	const dsr, snat = LBLbModeLB_MODE_DSR, LBLbModeLB_MODE_SNAT
 	established := []packet{request(40000, "S"), request(40000, "A")}
+	state := func(state LBBackendState) func(*LBBackend) {
+		return func(e *LBBackend) { e.State = state }
+	}
+	anotherService := func(e *LBBackend) { e.ServiceId, e.ServiceSlot = 3, 3 }
 	cases := map[string]struct {
 		before  []packet
 		mode    LBLbMode // of the service when the SYN comes
-		gone    LBBackend
-		leaves  bool
+		change  func(*LBBackend)
 		backend uint32
 		now     LBLbMode // of the flow afterwards
 	}{
-		"when the backend has left the service":               {established, dsr, LBBackend{}, true, 4, dsr},
-		"when its number is another backend's":                {established, dsr, LBBackend{Address: wire(backendAddress(5)), Port: port(8080)}, true, 4, dsr},
-		"when its number is another port's":                   {established, dsr, LBBackend{Address: wire(backendAddress(3)), Port: port(8081)}, true, 4, dsr},
-		"when the backend left amid the handshake":            {established[:1], dsr, LBBackend{}, true, 4, dsr},
-		"when the service of the connection has another mode": {established, snat, LBBackend{}, false, 4, snat},
-		"not when only the table has changed":                 {established, dsr, LBBackend{}, false, 3, dsr},
-		"not when the mode changed amid the handshake":        {established[:1], snat, LBBackend{}, false, 3, dsr},
+		"when the backend drains":                             {established, dsr, state(LBBackendStateBACKEND_DRAINING), 4, dsr},
+		"when the backend is in quarantine":                   {established, dsr, state(LBBackendStateBACKEND_QUARANTINED), 4, dsr},
+		"when the backend is in maintenance":                  {established, dsr, state(LBBackendStateBACKEND_MAINTENANCE), 4, dsr},
+		"when the backend is gone":                            {established, dsr, state(LBBackendStateBACKEND_GONE), 4, dsr},
+		"when its number is another service's backend":        {established, dsr, anotherService, 4, dsr},
+		"when the backend began to drain amid the handshake":  {established[:1], dsr, state(LBBackendStateBACKEND_DRAINING), 4, dsr},
+		"when the service of the connection has another mode": {established, snat, nil, 4, snat},
+		"not when only the table has changed":                 {established, dsr, nil, 3, dsr},
+		"not when the mode changed amid the handshake":        {established[:1], snat, nil, 3, dsr},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -190,12 +193,12 @@ func TestASYNOpensAnewWhatTheServiceWouldNotMakeAnyMore(t *testing.T) {
 				b.forward(p)
 			}
 			b.moved(c.mode)
-			if c.leaves {
-				must(t, b.objects.Backends.Put(uint32(3), c.gone))
+			if c.change != nil {
+				b.changeBackend(3, c.change)
 			}
 			b.forward(request(40000, "S"))
 			e := b.entry(request(40000, ""))
-			if e.BackendId != c.backend || e.BackendAddress != wire(backendAddress(c.backend)) || e.Mode != c.now {
+			if e.BackendId != c.backend || e.Mode != c.now {
 				t.Errorf("the flow is %+v, want backend %d, mode %v", e, c.backend, c.now)
 			}
 			connections := uint64(1)
@@ -209,11 +212,11 @@ func TestASYNOpensAnewWhatTheServiceWouldNotMakeAnyMore(t *testing.T) {
 	}
 }
 
-func TestASYNWhoseBackendLeftLeavesNoWayBackOfTheOldFlow(t *testing.T) {
+func TestASYNWhoseBackendDrainsLeavesNoWayBackOfTheOldFlow(t *testing.T) {
 	b := snatBalancer(t)
 	b.forward(request(40000, "S"))
 	b.moved(LBLbModeLB_MODE_SNAT)
-	must(t, b.objects.Backends.Put(uint32(3), LBBackend{}))
+	b.changeBackend(3, func(e *LBBackend) { e.State = LBBackendStateBACKEND_DRAINING })
 	p := request(40000, "S")
 	equalFrames(t, b.forward(p), translated(p, 40000, 4).frame(t))
 	b.wantFlows(1, 1)
@@ -251,7 +254,7 @@ func TestAResetWithoutAFlowOpensNone(t *testing.T) {
 		long := request(40000, "R")
 		long.payload = make([]byte, 1481-40)
 		b.drop(long.frame(t), "mtu_exceeded")
-		must(t, b.objects.Neighbours.Delete(wire(backendAddress(3))))
+		b.changeBackend(3, func(e *LBBackend) { e.MacSlot = 2 })
 		b.drop(request(40000, "R").frame(t), "no_neighbour")
 		must(t, b.objects.Backends.Put(uint32(3), LBBackend{}))
 		b.drop(request(40000, "R").frame(t), "no_backend")
@@ -297,68 +300,13 @@ func TestAFlowOpenedAnewTakesTheServicesModeOfNow(t *testing.T) {
 	b.pass(answer(3, 40000, 6, "A").frame(t))
 }
 
-func TestAFlowKeepsItsBackend(t *testing.T) {
-	for name, change := range map[string]func(*balancer){
-		"that left the table": func(b *balancer) { b.moved(LBLbModeLB_MODE_SNAT) },
-		"that left the backends": func(b *balancer) {
-			b.moved(LBLbModeLB_MODE_SNAT)
-			must(b.t, b.objects.Backends.Put(uint32(3), LBBackend{}))
-		},
-		"though the service has none any more": func(b *balancer) {
-			must(b.t, b.objects.Maglev.Delete(uint32(1)))
-			must(b.t, b.objects.Services.Put(serviceKey(web, 6), LBService{Id: 1, Slot: 1, Mode: LBLbModeLB_MODE_SNAT}))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			b := snatBalancer(t)
-			b.forward(request(40000, "S"))
-			change(b)
-			p := request(40000, "A")
-			equalFrames(t, b.forward(p), translated(p, 40000, 3).frame(t))
-			b.forward(answer(3, 40000, 6, "A"))
-		})
-	}
-}
-
-func TestAFlowCountsForTheSlotThatItsServiceHasNow(t *testing.T) {
-	b := dsrBalancer(t)
-	b.forward(request(40000, "S"))
-	must(t, b.objects.Services.Put(serviceKey(web, 6), LBService{Id: 9, Slot: 3, TableSize: 251, Mode: LBLbModeLB_MODE_DSR}))
-	b.forward(request(40000, "A"))
-	if got := b.counters().service; got[1].RxPackets != 1 || got[3].RxPackets != 1 {
-		t.Errorf("counted %+v", got)
-	}
-	if e := b.entry(request(40000, "")); e.ServiceId != 9 || e.ServiceSlot != 3 {
-		t.Errorf("conntrack entry %+v", e)
-	}
-}
-
-func TestAFlowOfADeletedServicePasses(t *testing.T) {
-	b := dsrBalancer(t)
-	b.forward(request(40000, "S"))
-	must(t, b.objects.Services.Delete(serviceKey(web, 6)))
-	b.pass(request(40000, "A").frame(t))
-}
-
-func TestAnEstablishedFlowWithoutANeighbourIsDroppedAndKept(t *testing.T) {
-	b := dsrBalancer(t)
-	b.forward(request(40000, "S"))
-	must(t, b.objects.Neighbours.Delete(wire(backendAddress(3))))
-	b.drop(request(40000, "A").frame(t), "no_neighbour")
-	must(t, b.objects.Neighbours.Put(wire(backendAddress(3)), LBNeighbour{Mac: backendMAC(3)}))
-	b.forward(request(40000, "A"))
-	if got := total(b.counters().service).Connections; got != 1 {
-		t.Errorf("%d connections counted, want 1", got)
-	}
-}
-
 func TestAnEntryFromTheFutureIsAlive(t *testing.T) {
 	// Another CPU may have read the clock a tick later than this one did.
 	b := dsrBalancer(t)
 	b.forward(request(40000, "S"))
 	e := b.entry(request(40000, ""))
 	e.LastSeenNs += uint64(time.Minute)
-	must(t, b.objects.Conntrack.Put(flow(request(40000, "")), e))
+	must(t, b.objects.NewFlows4.Put(key(request(40000, "").from, web, 6), e))
 	b.moved(LBLbModeLB_MODE_DSR)
 	if got := b.backendOf(request(40000, "A")); got != 3 {
 		t.Errorf("the flow went to backend %d", got)

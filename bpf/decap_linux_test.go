@@ -18,6 +18,7 @@ type decapsulator struct {
 	stats   *ebpf.Map
 	// passes and drops are the verdicts that its hook has for that.
 	passes, drops uint32
+	windows       *windowsDecap
 }
 
 // Verdicts of a classifier: TC_ACT_UNSPEC and TC_ACT_SHOT.
@@ -31,13 +32,13 @@ var decapsulators = map[string]func(testing.TB) *decapsulator{
 		var o DecapXDPObjects
 		must(t, LoadDecapXDPObjects(&o, nil))
 		t.Cleanup(func() { _ = o.Close() })
-		return &decapsulator{t, o.DecapXdp, o.DecapConfig, o.DecapStats, xdpPass, xdpDrop}
+		return &decapsulator{t, o.DecapXdp, o.DecapConfig, o.DecapStats, xdpPass, xdpDrop, newWindowsDecap(t)}
 	},
 	"TC": func(t testing.TB) *decapsulator {
 		var o DecapTCObjects
 		must(t, LoadDecapTCObjects(&o, nil))
 		t.Cleanup(func() { _ = o.Close() })
-		return &decapsulator{t, o.DecapTc, o.DecapConfig, o.DecapStats, tcUnspec, tcShot}
+		return &decapsulator{t, o.DecapTc, o.DecapConfig, o.DecapStats, tcUnspec, tcShot, nil}
 	},
 }
 
@@ -59,8 +60,7 @@ func (d *decapsulator) traffic() DecapTCDecapTraffic {
 func (d *decapsulator) run(frame []byte, verdict uint32, want []byte, counted DecapTCDecapTraffic) {
 	d.t.Helper()
 	before := d.traffic()
-	got, out, err := d.program.Test(frame)
-	must(d.t, err)
+	got, out := d.test(frame)
 	if got != verdict {
 		d.t.Fatalf("verdict %d, want %d", int32(got), int32(verdict))
 	}
@@ -103,12 +103,17 @@ func inner(t testing.TB, payload string) []byte {
 	return frame[14 : 14+binary.BigEndian.Uint16(frame[16:])]
 }
 
+// decapFrom strips what one address sends to another.
+func decapFrom(backend, balancer netip.Addr) DecapTCDecapConfig {
+	return DecapTCDecapConfig{Address4: wire(backend).Word[0], Source4: wire(balancer).Word[0], Mask4: 0xffffffff}
+}
+
 func each(t *testing.T, test func(t *testing.T, d *decapsulator)) {
 	requireRoot(t)
 	for name, load := range decapsulators {
 		t.Run(name, func(t *testing.T) {
 			d := load(t)
-			must(t, d.config.Put(uint32(0), DecapTCDecapConfig{Address: wire(backendNode), Balancer: wire(lbAddress)}))
+			must(t, d.config.Put(uint32(0), decapFrom(backendNode, lbAddress)))
 			test(t, d)
 		})
 	}
@@ -147,8 +152,21 @@ func TestTheOuterHeaderOfTheBalancersPacketsIsStripped(t *testing.T) {
 			want := append(append(append([]byte(nil), in[:14]...), packet...), 0, 0, 0, 0)
 			d.run(in, d.passes, want, DecapTCDecapTraffic{DecapsulatedPackets: 1, DecapsulatedBytes: 40})
 		})
+		sub(t, d, "from any source under the mask", func(d *decapsulator) {
+			config := decapFrom(backendNode, lbAddress)
+			config.Mask4 = wire(netip.MustParseAddr("255.255.255.0")).Word[0]
+			must(d.t, d.config.Put(uint32(0), config))
+			packet := inner(d.t, "data")
+			for _, last := range []byte{0, 1, 255} {
+				in := tunnelled(d.t, packet, func(ip *layers.IPv4) { ip.SrcIP = []byte{20, 1, 1, last} })
+				d.run(in, d.passes, append(append([]byte(nil), in[:14]...), packet...),
+					DecapTCDecapTraffic{DecapsulatedPackets: 1, DecapsulatedBytes: uint64(len(packet))})
+			}
+			other := tunnelled(d.t, packet, func(ip *layers.IPv4) { ip.SrcIP = []byte{20, 1, 2, 1} })
+			d.run(other, d.passes, other, DecapTCDecapTraffic{PassedPackets: 1})
+		})
 		sub(t, d, "from any balancer when none is named", func(d *decapsulator) {
-			must(d.t, d.config.Put(uint32(0), DecapTCDecapConfig{Address: wire(backendNode)}))
+			must(d.t, d.config.Put(uint32(0), DecapTCDecapConfig{Address4: wire(backendNode).Word[0]}))
 			packet := inner(d.t, "data")
 			in := tunnelled(d.t, packet, func(ip *layers.IPv4) { ip.SrcIP = client.AsSlice() })
 			d.run(in, d.passes, append(append([]byte(nil), in[:14]...), packet...),
@@ -185,7 +203,7 @@ func TestWhatABackendIsNotToDecapsulatePassesUntouched(t *testing.T) {
 		}
 		for name, config := range map[string]DecapTCDecapConfig{
 			"no configuration":              {},
-			"a configuration of no address": {Balancer: wire(lbAddress)},
+			"a configuration of no address": decapFrom(netip.IPv4Unspecified(), lbAddress),
 		} {
 			sub(t, d, name, func(d *decapsulator) {
 				must(d.t, d.config.Put(uint32(0), config))
@@ -229,7 +247,7 @@ func TestWhatHoldsNoWholeIPv4PacketIsDropped(t *testing.T) {
 func TestXDPDecapsulationReadsShortFramesSafely(t *testing.T) {
 	requireRoot(t)
 	d := decapsulators["XDP"](t)
-	must(t, d.config.Put(uint32(0), DecapXDPDecapConfig{Address: wire(backendNode)}))
+	must(t, d.config.Put(uint32(0), DecapXDPDecapConfig{Address4: wire(backendNode).Word[0]}))
 	whole := tunnelled(t, inner(t, ""), nil)
 	for n := 14; n < 34; n++ {
 		d.run(whole[:n], xdpPass, whole[:n], DecapTCDecapTraffic{PassedPackets: 1})
@@ -244,7 +262,7 @@ func TestWhatTheBalancerEncapsulatesTheBackendUnpacks(t *testing.T) {
 	for name, load := range decapsulators {
 		t.Run(name, func(t *testing.T) {
 			d := load(t)
-			must(t, d.config.Put(uint32(0), DecapTCDecapConfig{Address: wire(backendAddress(3)), Balancer: wire(lbAddress)}))
+			must(t, d.config.Put(uint32(0), decapFrom(backendAddress(3), lbAddress)))
 			p := request(40000, "PA")
 			p.payload = []byte("GET / HTTP/1.1\r\n\r\n")
 			out := b.forward(p)

@@ -9,7 +9,7 @@
 #include "lib/decap.h"
 
 /* Moves the Ethernet header over the outer IP header and cuts what was before it. */
-static __always_inline bool strip(struct xdp_context *ctx)
+static __always_inline bool strip(struct xdp_context *ctx, const enum family family)
 {
 	struct eth_header *eth = packet_start(ctx);
 	__u16 dest[3], source[3];
@@ -18,38 +18,52 @@ static __always_inline bool strip(struct xdp_context *ctx)
 		return false;
 	mac_copy(dest, eth->dest);
 	mac_copy(source, eth->source);
-	if (adjust_head(ctx, DECAP_STRIP))
+	if (adjust_head(ctx, (int)ip_header_size(family)))
 		return false;
 	eth = packet_start(ctx);
 	if ((void *)(eth + 1) > packet_end(ctx))
 		return false;
 	mac_copy(eth->dest, dest);
 	mac_copy(eth->source, source);
-	eth->proto = ETHERTYPE_IPV4;
+	eth->proto = family == FAMILY_IPV4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6;
 	return true;
+}
+
+static __always_inline int decap(struct xdp_context *ctx, struct decap_traffic *traffic,
+				 const enum family family)
+{
+	void *data = packet_start(ctx), *end = packet_end(ctx);
+	enum decap_verdict verdict;
+	__u32 inner_length = 0;
+
+	verdict = decap_judge(data, end, end - data, family, &inner_length);
+	if (verdict == DECAP_VERDICT_PASS) {
+		traffic->passed_packets++;
+		return XDP_PASS;
+	}
+	if (verdict == DECAP_VERDICT_MALFORMED || !strip(ctx, family)) {
+		traffic->malformed_packets++;
+		return XDP_DROP;
+	}
+	traffic->decapsulated_packets++;
+	traffic->decapsulated_bytes += inner_length;
+	return XDP_PASS;
 }
 
 SEC(DECAP_XDP_SECTION)
 int decap_xdp(struct xdp_context *ctx)
 {
 	struct decap_traffic *traffic = decap_traffic();
-	void *data = packet_start(ctx), *end = packet_end(ctx);
-	enum decap_verdict verdict;
-	__u32 inner_length = 0;
 
 	if (!traffic)
 		return XDP_PASS;
-	verdict = decap_judge(data, end, end - data, &inner_length);
-	if (verdict == DECAP_VERDICT_PASS) {
-		traffic->passed_packets++;
-		return XDP_PASS;
+	switch (frame_family(packet_start(ctx), packet_end(ctx))) {
+	case FAMILY_IPV4:
+		return decap(ctx, traffic, FAMILY_IPV4);
+	case FAMILY_IPV6:
+		return decap(ctx, traffic, FAMILY_IPV6);
 	}
-	if (verdict == DECAP_VERDICT_MALFORMED || !strip(ctx)) {
-		traffic->malformed_packets++;
-		return XDP_DROP;
-	}
-	traffic->decapsulated_packets++;
-	traffic->decapsulated_bytes += inner_length;
+	traffic->passed_packets++;
 	return XDP_PASS;
 }
 

@@ -15,8 +15,22 @@ import (
 
 type DecapTCDecapConfig struct {
 	_        structs.HostLayout
-	Address  uint32
-	Balancer uint32
+	Address4 uint32
+	Source4  uint32
+	Mask4    uint32
+	Pad      uint32
+	Address6 struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
+	Source6 struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
+	Mask6 struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
 }
 
 type DecapTCDecapTraffic struct {

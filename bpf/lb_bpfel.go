@@ -13,30 +13,65 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type LBBackend struct {
-	_       structs.HostLayout
-	Address uint32
-	Port    uint16
-	Proto   uint8
-	Pad     uint8
+type LBAddress struct {
+	_    structs.HostLayout
+	Word [4]uint32
 }
 
+type LBAffinity struct {
+	_          structs.HostLayout
+	LastSeenNs uint64
+	BackendId  uint32
+	Pad        uint32
+}
+
+type LBAffinityKey struct {
+	_           structs.HostLayout
+	Client      LBAddress
+	ServiceSlot uint32
+}
+
+type LBBackend struct {
+	_           structs.HostLayout
+	Address     LBAddress
+	Outer       LBAddress
+	Mac         [2][6]uint8
+	OuterSpread uint32
+	Port        uint16
+	MacSlot     uint8
+	State       LBBackendState
+	Encap       LBLbEncap
+	Family      uint8
+	OuterBits   uint8
+	Pad         uint8
+	ServiceId   uint32
+	ServiceSlot uint32
+}
+
+type LBBackendState uint8
+
+const (
+	LBBackendStateBACKEND_GONE        LBBackendState = 0
+	LBBackendStateBACKEND_ACTIVE      LBBackendState = 1
+	LBBackendStateBACKEND_DRAINING    LBBackendState = 2
+	LBBackendStateBACKEND_QUARANTINED LBBackendState = 3
+	LBBackendStateBACKEND_MAINTENANCE LBBackendState = 4
+)
+
 type LBCtEntry struct {
-	_              structs.HostLayout
-	LastSeenNs     uint64
-	RxPackets      uint64
-	RxBytes        uint64
-	TxPackets      uint64
-	TxBytes        uint64
-	BackendId      uint32
-	ServiceId      uint32
-	ServiceSlot    uint32
-	BackendAddress uint32
-	BackendPort    uint16
-	NatPort        uint16
-	Mode           LBLbMode
-	Flags          LBCtFlag
-	Pad            [2]uint8
+	_          structs.HostLayout
+	LastSeenNs uint64
+	RxPackets  uint64
+	RxBytes    uint64
+	TxPackets  uint64
+	TxBytes    uint64
+	WayBackNs  uint64
+	BackendId  uint32
+	NatPort    uint16
+	Mode       LBLbMode
+	Flags      LBCtFlag
+	ClientMac  [6]uint8
+	Pad        [2]uint8
 }
 
 type LBCtFlag uint8
@@ -63,10 +98,39 @@ const (
 	LBDropReasonDROP_ADJUST_HEAD      LBDropReason = 9
 	LBDropReasonDROP_CONNTRACK_FAILED LBDropReason = 10
 	LBDropReasonDROP_NO_FLOW          LBDropReason = 11
-	LBDropReasonDROP_REASON_MAX       LBDropReason = 12
+	LBDropReasonDROP_SOURCE_DENIED    LBDropReason = 12
+	LBDropReasonDROP_EXTENSION_HEADER LBDropReason = 13
+	LBDropReasonDROP_NO_STAGE         LBDropReason = 14
+	LBDropReasonDROP_REASON_MAX       LBDropReason = 15
 )
 
-type LBFlowKey struct {
+type LBEventBudget struct {
+	_             structs.HostLayout
+	SecondBeganNs uint64
+	Sent          uint64
+	Suppressed    uint64
+	Lost          uint64
+}
+
+type LBEventKind uint8
+
+const (
+	LBEventKindEVENT_NEW     LBEventKind = 1
+	LBEventKindEVENT_CLOSED  LBEventKind = 2
+	LBEventKindEVENT_DROPPED LBEventKind = 3
+)
+
+type LBFlow struct {
+	_     structs.HostLayout
+	Saddr LBAddress
+	Daddr LBAddress
+	Sport uint16
+	Dport uint16
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type LBFlow4 struct {
 	_     structs.HostLayout
 	Saddr uint32
 	Daddr uint32
@@ -76,19 +140,78 @@ type LBFlowKey struct {
 	Pad   [3]uint8
 }
 
+type LBFlowEvent struct {
+	_         structs.HostLayout
+	TimeNs    uint64
+	Flow      LBFlow
+	Reason    uint32
+	BackendId uint32
+	ServiceId uint32
+	Kind      LBEventKind
+	Family    uint8
+	Mode      LBLbMode
+	Pad       uint8
+}
+
+type LBFragment struct {
+	_          structs.HostLayout
+	LastSeenNs uint64
+	Sport      uint16
+	Dport      uint16
+	Pad        uint32
+}
+
+type LBFragmentKey struct {
+	_      structs.HostLayout
+	Saddr  LBAddress
+	Daddr  LBAddress
+	Id     uint32
+	Proto  uint8
+	Family uint8
+	Pad    [2]uint8
+}
+
+type LBIcmpDeed uint32
+
+const (
+	LBIcmpDeedICMP_ECHO_ANSWERED    LBIcmpDeed = 0
+	LBIcmpDeedICMP_ERROR_TO_BACKEND LBIcmpDeed = 1
+	LBIcmpDeedICMP_ERROR_TO_CLIENT  LBIcmpDeed = 2
+	LBIcmpDeedICMP_TOO_BIG_SENT     LBIcmpDeed = 3
+	LBIcmpDeedICMP_DEED_MAX         LBIcmpDeed = 4
+)
+
+type LBLayout uint32
+
+const (
+	LBLayoutLAYOUT_VERSION LBLayout = 2
+)
+
 type LBLbConfig struct {
 	_                structs.HostLayout
-	Address          uint32
+	Layout           LBLayout
 	Mtu              uint32
+	Address4         uint32
 	Mac              [6]uint8
 	NatMin           uint16
 	NatMax           uint16
-	Pad              [6]uint8
+	Pad              uint16
+	Address6         LBAddress
+	EventRate        uint32
+	Pad2             uint32
 	TcpEstablishedNs uint64
 	TcpSynNs         uint64
 	TcpClosingNs     uint64
 	NonTcpNs         uint64
+	FragmentNs       uint64
 }
+
+type LBLbEncap uint8
+
+const (
+	LBLbEncapLB_ENCAP_IPIP LBLbEncap = 0
+	LBLbEncapLB_ENCAP_L2   LBLbEncap = 1
+)
 
 type LBLbMode uint8
 
@@ -98,38 +221,88 @@ const (
 )
 
 type LBNatEntry struct {
-	_             structs.HostLayout
-	ClientAddress uint32
-	Vip           uint32
-	ClientPort    uint16
-	VipPort       uint16
-	ClientMac     [6]uint8
-	Pad           [2]uint8
-	BackendId     uint32
+	_          structs.HostLayout
+	Client     LBAddress
+	Vip        LBAddress
+	ClientPort uint16
+	VipPort    uint16
+	BackendId  uint32
+	ClientMac  [6]uint8
+	Pad        [2]uint8
 }
 
-type LBNeighbour struct {
-	_   structs.HostLayout
-	Mac [6]uint8
-	Pad [2]uint8
+type LBScratch struct {
+	_           structs.HostLayout
+	WayBack     LBWayBack
+	Entry       LBCtEntry
+	FragmentKey LBFragmentKey
+	Fragment    LBFragment
+	AffinityKey LBAffinityKey
+	SourceKey   LBSourceKey
+	Pad         uint32
+	Affinity    LBAffinity
+	Walk        struct {
+		_              structs.HostLayout
+		Offset         uint32
+		FragmentId     uint32
+		FragmentOffset uint32
+		MoreFragments  uint32
+		Fault          uint32
+		Proto          uint32
+	}
+	Event  LBFlowEvent
+	Budget LBEventBudget
 }
 
 type LBService struct {
-	_         structs.HostLayout
-	Id        uint32
-	Slot      uint32
-	TableSize uint32
-	Mode      LBLbMode
-	Pad       [3]uint8
+	_          structs.HostLayout
+	Id         uint32
+	Slot       uint32
+	TableSize  uint32
+	Mss        uint16
+	Mode       LBLbMode
+	Flags      LBServiceFlag
+	AffinityNs uint64
 }
 
+type LBServiceFlag uint8
+
+const (
+	LBServiceFlagSERVICE_RANDOM   LBServiceFlag = 1
+	LBServiceFlagSERVICE_AFFINITY LBServiceFlag = 2
+	LBServiceFlagSERVICE_RANGES   LBServiceFlag = 4
+)
+
 type LBServiceKey struct {
-	_     structs.HostLayout
-	Vip   uint32
-	Port  uint16
-	Proto uint8
-	Pad   uint8
+	_      structs.HostLayout
+	Vip    LBAddress
+	Port   uint16
+	Proto  uint8
+	Family uint8
 }
+
+type LBSourceKey struct {
+	_            structs.HostLayout
+	PrefixLength uint32
+	ServiceSlot  uint32
+	Source       LBAddress
+}
+
+type LBStage uint32
+
+const (
+	LBStageSTAGE_FAST4    LBStage = 0
+	LBStageSTAGE_SLOW4    LBStage = 1
+	LBStageSTAGE_REPLY4   LBStage = 2
+	LBStageSTAGE_ICMP4    LBStage = 3
+	LBStageSTAGE_TOO_BIG4 LBStage = 4
+	LBStageSTAGE_FAST6    LBStage = 5
+	LBStageSTAGE_SLOW6    LBStage = 6
+	LBStageSTAGE_REPLY6   LBStage = 7
+	LBStageSTAGE_ICMP6    LBStage = 8
+	LBStageSTAGE_TOO_BIG6 LBStage = 9
+	LBStageSTAGE_MAX      LBStage = 10
+)
 
 type LBTraffic struct {
 	_           structs.HostLayout
@@ -140,21 +313,50 @@ type LBTraffic struct {
 	Connections uint64
 }
 
+type LBWayBack struct {
+	_     structs.HostLayout
+	Reply LBFlow
+	Entry LBNatEntry
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	LBMapAffinities   = "affinities"
 	LBMapBackendStats = "backend_stats"
 	LBMapBackends     = "backends"
 	LBMapConfig       = "config"
-	LBMapConntrack    = "conntrack"
 	LBMapDrops        = "drops"
+	LBMapEvents       = "events"
+	LBMapFlows4       = "flows4"
+	LBMapFlows6       = "flows6"
+	LBMapFragments    = "fragments"
+	LBMapIcmpPackets  = "icmp_packets"
 	LBMapMaglev       = "maglev"
-	LBMapNat          = "nat"
-	LBMapNeighbours   = "neighbours"
+	LBMapNat4         = "nat4"
+	LBMapNat6         = "nat6"
+	LBMapNewFlows4    = "new_flows4"
+	LBMapNewFlows6    = "new_flows6"
+	LBMapNewNat4      = "new_nat4"
+	LBMapNewNat6      = "new_nat6"
+	LBMapScratch      = "scratch"
 	LBMapServiceStats = "service_stats"
 	LBMapServices     = "services"
+	LBMapSources      = "sources"
+	LBMapStages       = "stages"
+	LBMapVipFilter    = "vip_filter"
 	LBProgLb          = "lb"
+	LBProgLbFast4     = "lb_fast4"
+	LBProgLbFast6     = "lb_fast6"
+	LBProgLbIcmp4     = "lb_icmp4"
+	LBProgLbIcmp6     = "lb_icmp6"
+	LBProgLbReply4    = "lb_reply4"
+	LBProgLbReply6    = "lb_reply6"
+	LBProgLbSlow4     = "lb_slow4"
+	LBProgLbSlow6     = "lb_slow6"
+	LBProgLbTooBig4   = "lb_too_big4"
+	LBProgLbTooBig6   = "lb_too_big6"
 )
 
 // LoadLB returns the embedded CollectionSpec for LB.
@@ -199,23 +401,46 @@ type LBSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBProgramSpecs struct {
-	Lb *ebpf.ProgramSpec `ebpf:"lb"`
+	Lb        *ebpf.ProgramSpec `ebpf:"lb"`
+	LbFast4   *ebpf.ProgramSpec `ebpf:"lb_fast4"`
+	LbFast6   *ebpf.ProgramSpec `ebpf:"lb_fast6"`
+	LbIcmp4   *ebpf.ProgramSpec `ebpf:"lb_icmp4"`
+	LbIcmp6   *ebpf.ProgramSpec `ebpf:"lb_icmp6"`
+	LbReply4  *ebpf.ProgramSpec `ebpf:"lb_reply4"`
+	LbReply6  *ebpf.ProgramSpec `ebpf:"lb_reply6"`
+	LbSlow4   *ebpf.ProgramSpec `ebpf:"lb_slow4"`
+	LbSlow6   *ebpf.ProgramSpec `ebpf:"lb_slow6"`
+	LbTooBig4 *ebpf.ProgramSpec `ebpf:"lb_too_big4"`
+	LbTooBig6 *ebpf.ProgramSpec `ebpf:"lb_too_big6"`
 }
 
 // LBMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBMapSpecs struct {
+	Affinities   *ebpf.MapSpec `ebpf:"affinities"`
 	BackendStats *ebpf.MapSpec `ebpf:"backend_stats"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Config       *ebpf.MapSpec `ebpf:"config"`
-	Conntrack    *ebpf.MapSpec `ebpf:"conntrack"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
+	Events       *ebpf.MapSpec `ebpf:"events"`
+	Flows4       *ebpf.MapSpec `ebpf:"flows4"`
+	Flows6       *ebpf.MapSpec `ebpf:"flows6"`
+	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
+	IcmpPackets  *ebpf.MapSpec `ebpf:"icmp_packets"`
 	Maglev       *ebpf.MapSpec `ebpf:"maglev"`
-	Nat          *ebpf.MapSpec `ebpf:"nat"`
-	Neighbours   *ebpf.MapSpec `ebpf:"neighbours"`
+	Nat4         *ebpf.MapSpec `ebpf:"nat4"`
+	Nat6         *ebpf.MapSpec `ebpf:"nat6"`
+	NewFlows4    *ebpf.MapSpec `ebpf:"new_flows4"`
+	NewFlows6    *ebpf.MapSpec `ebpf:"new_flows6"`
+	NewNat4      *ebpf.MapSpec `ebpf:"new_nat4"`
+	NewNat6      *ebpf.MapSpec `ebpf:"new_nat6"`
+	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	ServiceStats *ebpf.MapSpec `ebpf:"service_stats"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
+	Sources      *ebpf.MapSpec `ebpf:"sources"`
+	Stages       *ebpf.MapSpec `ebpf:"stages"`
+	VipFilter    *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // LBVariableSpecs contains global variables before they are loaded into the kernel.
@@ -244,30 +469,56 @@ func (o *LBObjects) Close() error {
 //
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBMaps struct {
+	Affinities   *ebpf.Map `ebpf:"affinities"`
 	BackendStats *ebpf.Map `ebpf:"backend_stats"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Config       *ebpf.Map `ebpf:"config"`
-	Conntrack    *ebpf.Map `ebpf:"conntrack"`
 	Drops        *ebpf.Map `ebpf:"drops"`
+	Events       *ebpf.Map `ebpf:"events"`
+	Flows4       *ebpf.Map `ebpf:"flows4"`
+	Flows6       *ebpf.Map `ebpf:"flows6"`
+	Fragments    *ebpf.Map `ebpf:"fragments"`
+	IcmpPackets  *ebpf.Map `ebpf:"icmp_packets"`
 	Maglev       *ebpf.Map `ebpf:"maglev"`
-	Nat          *ebpf.Map `ebpf:"nat"`
-	Neighbours   *ebpf.Map `ebpf:"neighbours"`
+	Nat4         *ebpf.Map `ebpf:"nat4"`
+	Nat6         *ebpf.Map `ebpf:"nat6"`
+	NewFlows4    *ebpf.Map `ebpf:"new_flows4"`
+	NewFlows6    *ebpf.Map `ebpf:"new_flows6"`
+	NewNat4      *ebpf.Map `ebpf:"new_nat4"`
+	NewNat6      *ebpf.Map `ebpf:"new_nat6"`
+	Scratch      *ebpf.Map `ebpf:"scratch"`
 	ServiceStats *ebpf.Map `ebpf:"service_stats"`
 	Services     *ebpf.Map `ebpf:"services"`
+	Sources      *ebpf.Map `ebpf:"sources"`
+	Stages       *ebpf.Map `ebpf:"stages"`
+	VipFilter    *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *LBMaps) Close() error {
 	return _LBClose(
+		m.Affinities,
 		m.BackendStats,
 		m.Backends,
 		m.Config,
-		m.Conntrack,
 		m.Drops,
+		m.Events,
+		m.Flows4,
+		m.Flows6,
+		m.Fragments,
+		m.IcmpPackets,
 		m.Maglev,
-		m.Nat,
-		m.Neighbours,
+		m.Nat4,
+		m.Nat6,
+		m.NewFlows4,
+		m.NewFlows6,
+		m.NewNat4,
+		m.NewNat6,
+		m.Scratch,
 		m.ServiceStats,
 		m.Services,
+		m.Sources,
+		m.Stages,
+		m.VipFilter,
 	)
 }
 
@@ -281,12 +532,32 @@ type LBVariables struct {
 //
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBPrograms struct {
-	Lb *ebpf.Program `ebpf:"lb"`
+	Lb        *ebpf.Program `ebpf:"lb"`
+	LbFast4   *ebpf.Program `ebpf:"lb_fast4"`
+	LbFast6   *ebpf.Program `ebpf:"lb_fast6"`
+	LbIcmp4   *ebpf.Program `ebpf:"lb_icmp4"`
+	LbIcmp6   *ebpf.Program `ebpf:"lb_icmp6"`
+	LbReply4  *ebpf.Program `ebpf:"lb_reply4"`
+	LbReply6  *ebpf.Program `ebpf:"lb_reply6"`
+	LbSlow4   *ebpf.Program `ebpf:"lb_slow4"`
+	LbSlow6   *ebpf.Program `ebpf:"lb_slow6"`
+	LbTooBig4 *ebpf.Program `ebpf:"lb_too_big4"`
+	LbTooBig6 *ebpf.Program `ebpf:"lb_too_big6"`
 }
 
 func (p *LBPrograms) Close() error {
 	return _LBClose(
 		p.Lb,
+		p.LbFast4,
+		p.LbFast6,
+		p.LbIcmp4,
+		p.LbIcmp6,
+		p.LbReply4,
+		p.LbReply6,
+		p.LbSlow4,
+		p.LbSlow6,
+		p.LbTooBig4,
+		p.LbTooBig6,
 	)
 }
 

@@ -46,19 +46,19 @@ func TestWhatIsNotForAServicePassesUntouched(t *testing.T) {
 		"another port":     to(func(p *packet) { p.to = addrPort("40.1.1.1:81") }),
 		"another protocol": to(func(p *packet) { p.proto = udp }),
 		"the LB's own SSH": to(func(p *packet) { p.to = addrPort("20.1.1.1:22") }),
-		"an echo request to the VIP": raw(t, layers.EthernetTypeIPv4, ip(layers.IPProtocolICMPv4),
-			&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoRequest, 0), Id: 1, Seq: 1}),
-		"IP-in-IP to the VIP":                 raw(t, layers.EthernetTypeIPv4, ip(layers.IPProtocolIPv4), gopacket.Payload(whole[14:])),
-		"a later fragment":                    to(func(p *packet) { p.offset = 100 }),
-		"a later fragment that more follow":   to(func(p *packet) { p.offset, p.fragment = 100, layers.IPv4MoreFragments }),
+		"an echo reply to the VIP": raw(t, layers.EthernetTypeIPv4, ip(layers.IPProtocolICMPv4),
+			&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoReply, 0), Id: 1, Seq: 1}),
+		"IP-in-IP to the VIP":      raw(t, layers.EthernetTypeIPv4, ip(layers.IPProtocolIPv4), gopacket.Payload(whole[14:])),
+		"IP-in-IP to the balancer": encapsulated(t, whole, routerMAC, lbMAC, lbAddress, lbAddress),
+		"GRE to the VIP":           raw(t, layers.EthernetTypeIPv4, ip(layers.IPProtocolGRE), gopacket.Payload(whole[14:])),
+		"what the balancer itself has encapsulated, come back": encapsulated(t, whole, routerMAC, lbMAC, lbAddress, vip),
+		"a TTL of 1 to another port":                           to(func(p *packet) { p.to, p.ttl = addrPort("40.1.1.1:81"), 1 }),
+		"a malformed packet to another address": to(func(p *packet) {
+			p.to, p.fragment = addrPort("40.1.1.2:80"), layers.IPv4MoreFragments
+		})[:50],
+		"a later fragment to another address": to(func(p *packet) { p.to, p.offset = addrPort("40.1.1.2:80"), 100 }),
 		"a frame of an Ethernet header alone": whole[:14],
 		"a frame that ends in the IP header":  whole[:33],
-		"a frame that ends before the ports":  whole[:37],
-		"a version that is not 4": func() []byte {
-			f := request(40000, "S").frame(t)
-			f[14] = 0x65
-			return f
-		}(),
 	}
 	for mode, make := range modes {
 		b := make(t)
@@ -89,8 +89,7 @@ func TestMalformedPacketsOfAServiceAreDropped(t *testing.T) {
 	data := request(40000, "A")
 	data.payload = []byte("data")
 	question := datagram(40000, "data")
-	long := question
-	long.payload = make([]byte, 100)
+	whole := data.frame(t)
 	with := func(p packet, change func(*packet)) []byte {
 		change(&p)
 		return p.frame(t)
@@ -99,6 +98,7 @@ func TestMalformedPacketsOfAServiceAreDropped(t *testing.T) {
 		frame  []byte
 		reason string
 	}{
+		"a version that is not 4":                    {edit(data, func(f []byte) []byte { f[14] = 0x65; return f }), "malformed_ip"},
 		"an IHL of 4":                                {edit(data, func(f []byte) []byte { f[14] = 0x44; return f }), "malformed_ip"},
 		"an IHL of 0":                                {edit(data, func(f []byte) []byte { f[14] = 0x40; return f }), "malformed_ip"},
 		"a total length beyond the frame":            {edit(data, length(47)), "malformed_ip"},
@@ -116,14 +116,14 @@ func TestMalformedPacketsOfAServiceAreDropped(t *testing.T) {
 		"a total length that ends in the UDP header": {edit(question, length(27)), "malformed_l4"},
 		"a UDP length below its header":              {edit(question, func(f []byte) []byte { f[39] = 7; return f }), "malformed_l4"},
 		"a UDP length beyond the packet":             {edit(question, func(f []byte) []byte { f[39] = 13; return f }), "malformed_l4"},
-		"the first fragment of a segment":            {with(data, func(p *packet) { p.fragment = layers.IPv4MoreFragments }), "fragment"},
-		"the first fragment of a datagram": {edit(long, func(f []byte) []byte {
-			f[20] |= 0x20
-			return length(20 + 48)(f[:14+20+48])
-		}), "fragment"},
-		"a TTL of 1":            {with(data, func(p *packet) { p.ttl = 1 }), "ttl_expired"},
-		"a TTL of 0":            {with(data, func(p *packet) { p.ttl = 0 }), "ttl_expired"},
-		"a datagram's TTL of 1": {with(question, func(p *packet) { p.ttl = 1 }), "ttl_expired"},
+		"an IHL beyond the packet":                   {edit(data, func(f []byte) []byte { f[14] = 0x4f; return f }), "malformed_ip"},
+		"a frame that ends before the ports":         {whole[:37], "malformed_ip"},
+		"a lie to a port without a service":          {edit(data, func(f []byte) []byte { f[37] = 81; return length(47)(f) }), "malformed_ip"},
+		"a cut header to a port without a service":   {edit(data, func(f []byte) []byte { f[37] = 81; return length(39)(f) }), "malformed_l4"},
+		"a lie of a protocol without a service":      {edit(data, func(f []byte) []byte { f[23] = 47; return length(19)(f) }), "malformed_ip"},
+		"a TTL of 1":                                 {with(data, func(p *packet) { p.ttl = 1 }), "ttl_expired"},
+		"a TTL of 0":                                 {with(data, func(p *packet) { p.ttl = 0 }), "ttl_expired"},
+		"a datagram's TTL of 1":                      {with(question, func(p *packet) { p.ttl = 1 }), "ttl_expired"},
 	}
 	for mode, make := range modes {
 		b := make(t)
@@ -137,35 +137,35 @@ func TestMalformedPacketsOfAServiceAreDropped(t *testing.T) {
 	}
 }
 
-func TestMalformedRepliesAreDropped(t *testing.T) {
+func TestRepliesThatMustNotBeForwardedGoNoFurther(t *testing.T) {
 	b := snatBalancer(t)
 	b.forward(request(40000, "S"))
+	b.forward(request(40000, "A"))
 	reply := answer(3, 40000, 6, "A")
-	fragment, old := reply, reply
-	fragment.fragment = layers.IPv4MoreFragments
-	old.ttl = 1
-	lies := reply.frame(t)
-	lies[46] = 0xf0
-	short := reply.frame(t)
-	short[17] = 60
-	for name, c := range map[string]struct {
-		frame  []byte
-		reason string
-	}{
-		"a first fragment":                {fragment.frame(t), "fragment"},
-		"a TTL of 1":                      {old.frame(t), "ttl_expired"},
-		"a TCP data offset that lies":     {lies, "malformed_l4"},
-		"a total length beyond the frame": {short, "malformed_ip"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			b.t = t
-			b.drop(c.frame, c.reason)
-		})
+	edit := func(change func([]byte)) []byte {
+		f := reply.frame(t)
+		change(f)
+		return f
 	}
+	old := reply
+	old.ttl = 1
 	later := reply
 	later.offset = 10
-	t.Run("but a later fragment has no ports and passes", func(t *testing.T) {
+	t.Run("a TTL of 1 is dropped", func(t *testing.T) {
 		b.t = t
-		b.pass(later.frame(t))
+		b.drop(old.frame(t), "ttl_expired")
 	})
+	// Without ports that can be believed it may be anybody's: the stack judges.
+	for name, frame := range map[string][]byte{
+		"a TCP data offset that lies":             edit(func(f []byte) { f[46] = 0xf0 }),
+		"a total length beyond the frame":         edit(func(f []byte) { f[17] = 60 }),
+		"a total length that ends in the header":  edit(func(f []byte) { f[17] = 39 }),
+		"an IHL of 4":                             edit(func(f []byte) { f[14] = 0x44 }),
+		"a later fragment whose first is unknown": later.frame(t),
+	} {
+		t.Run(name+" passes", func(t *testing.T) {
+			b.t = t
+			b.pass(frame)
+		})
+	}
 }

@@ -384,7 +384,7 @@ func (l *oneConnection) Addr() net.Addr { return &net.UnixAddr{Name: "agent.sock
 
 // fakeAgent is a balancer's agent that keeps its services in the machine.
 type fakeAgent struct {
-	api.Backend // the requests that nothing here makes
+	api.Agent // the requests that nothing here makes
 	fakeMachine
 }
 
@@ -399,7 +399,7 @@ func (a fakeAgent) Counters(context.Context) (api.Counters, error) {
 	for id, s := range a.Machines[a.key].Services {
 		sc := api.ServiceCounters{ID: id}
 		for _, b := range s.Backends {
-			sc.Backends = append(sc.Backends, api.BackendCounters{Address: b, Traffic: api.Traffic{RxPackets: 7}})
+			sc.Backends = append(sc.Backends, api.BackendCounters{Address: b.Address, Traffic: api.Traffic{RxPackets: 7}})
 		}
 		c.Services = append(c.Services, sc)
 	}

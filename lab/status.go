@@ -263,10 +263,10 @@ func (l *Lab) serviceStatus(ctx context.Context, r running) []ServiceStatus {
 			}
 		}
 		for _, b := range want.Backends {
-			bs := BackendStatus{Address: b}
-			bs.Node, _ = r.state.Topology.MachineAt(b.Addr())
+			bs := BackendStatus{Address: b.Address}
+			bs.Node, _ = r.state.Topology.MachineAt(b.Address.Addr())
 			for _, c := range counted[s.ID].Backends {
-				if c.Address == b {
+				if c.Address == b.Address {
 					bs.Traffic = c.Traffic
 				}
 			}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fakeAgent remembers what it was asked and answers with what it has.
@@ -56,6 +58,10 @@ func (f *fakeAgent) PutService(_ context.Context, s Service) (Service, error) {
 	return s, f.note("put %d %s %v", s.ID, s.Frontend, s.Backends)
 }
 
+func (f *fakeAgent) PutServices(_ context.Context, all []Service) ([]Service, error) {
+	return all, f.note("put all %d", len(all))
+}
+
 func (f *fakeAgent) DeleteService(_ context.Context, id uint32) error { return f.note("delete %d", id) }
 
 func (f *fakeAgent) Connections(_ context.Context, id uint32) ([]Connection, error) {
@@ -82,7 +88,7 @@ func (f *fakeAgent) SetMode(_ context.Context, u ModeUpdate) error {
 func (f *fakeAgent) Unload(context.Context) error { return f.note("unload") }
 
 // serve runs an agent on a socket of its own and returns a client of it.
-func serve(t *testing.T, agent Backend) *Client {
+func serve(t *testing.T, agent Agent) *Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent.sock")
 	listener, err := Listen(path)
@@ -99,10 +105,16 @@ func TestClientAndHandlerSpeakTheSame(t *testing.T) {
 	agent := &fakeAgent{}
 	client := serve(t, agent)
 	ctx := t.Context()
+	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	wanted := Service{
 		ID:       1,
 		Frontend: netip.MustParseAddrPort("40.1.1.1:80"),
-		Backends: []netip.AddrPort{netip.MustParseAddrPort("20.1.1.10:80"), netip.MustParseAddrPort("20.1.1.20:80")},
+		Affinity: Duration(90 * time.Second),
+		Sources:  []netip.Prefix{netip.MustParsePrefix("20.1.1.0/24")},
+		Backends: []Backend{{Address: netip.MustParseAddrPort("20.1.1.10:80")},
+			{Address: netip.MustParseAddrPort("20.1.1.20:80"), Weight: new(uint16), State: "draining", DrainUntil: &until}},
+		HealthCheck: &HealthCheck{Type: "http", Path: "/", Interval: Duration(time.Second)},
+		Revision:    7,
 	}
 	check := func(err error) {
 		t.Helper()
@@ -127,6 +139,16 @@ func TestClientAndHandlerSpeakTheSame(t *testing.T) {
 	}
 	_, err = client.Service(ctx, 1)
 	check(err)
+	all, err := client.PutServices(ctx, []Service{wanted})
+	check(err)
+	if !reflect.DeepEqual(all, []Service{wanted}) {
+		t.Errorf("all services: got %+v", all)
+	}
+	none, err := client.PutServices(ctx, nil)
+	check(err)
+	if none == nil || len(none) != 0 {
+		t.Errorf("no services came as %#v", none)
+	}
 	connections, err := client.Connections(ctx, 0)
 	check(err)
 	if len(connections) != 2 || connections[0].TxBytes != nil || *connections[1].TxBytes != 5 {
@@ -153,7 +175,8 @@ func TestClientAndHandlerSpeakTheSame(t *testing.T) {
 	check(client.DeleteService(ctx, 1))
 	check(client.Unload(ctx))
 	want := []string{
-		"status", "put 1 40.1.1.1:80 [20.1.1.10:80 20.1.1.20:80]", "services", "service 1", "connections 0",
+		"status", "put 1 40.1.1.1:80 [20.1.1.10:80 20.1.1.20:80@0(draining)]", "services", "service 1",
+		"put all 1", "put all 0", "connections 0",
 		"connections 1", "counters", "neighbours", "refresh 20.1.1.10", "mode snat 4", "delete 1", "unload",
 	}
 	if !reflect.DeepEqual(agent.asked, want) {
@@ -218,6 +241,25 @@ func TestHandlerRefuses(t *testing.T) {
 		{"null", "PUT", "/v1/services/1", `{"mode":null}`, 400, `"field":"mode"`},
 		{"a table size that is negative", "PUT", "/v1/services/1", service + `,"tableSize":-1}`, 400, `"field":"tableSize"`},
 		{"a table size that is too large for its type", "PUT", "/v1/services/1", service + `,"tableSize":4294967296}`, 400, `"field":"tableSize"`},
+		{"a backend with an unknown field", "PUT", "/v1/services/1", `{"backends":["20.1.1.10:80",{"adress":"20.1.1.20:80"}]}`, 400, `"field":"backends[1].adress","error":"unknown field"`},
+		{"a backend's field given twice", "PUT", "/v1/services/1", `{"backends":[{"weight":1,"weight":2}]}`, 400, `"field":"backends[0].weight","error":"given twice"`},
+		{"a weight that is negative", "PUT", "/v1/services/1", `{"backends":[{"weight":-1}]}`, 400, `"field":"backends[0].weight"`},
+		{"a weight that is a text", "PUT", "/v1/services/1", `{"backends":[{"weight":"3"}]}`, 400, `"field":"backends[0].weight","error":"want uint16`},
+		{"a weight of null", "PUT", "/v1/services/1", `{"backends":[{"weight":null}]}`, 400, `"field":"backends[0].weight"`},
+		{"a backend that is a number", "PUT", "/v1/services/1", `{"backends":[7]}`, 400, `"field":"backends[0]","error":"want an object`},
+		{"a backend that is a list", "PUT", "/v1/services/1", `{"backends":[[]]}`, 400, `"field":"backends[0]"`},
+		{"a deadline that is no time", "PUT", "/v1/services/1", `{"backends":[{"drainUntil":"tomorrow"}]}`, 400, `"field":"backends[0].drainUntil"`},
+		{"a source that is no prefix", "PUT", "/v1/services/1", `{"sources":["20.1.1.0/24","20.1.1.1"]}`, 400, `"field":"sources[1]"`},
+		{"an affinity in seconds", "PUT", "/v1/services/1", `{"affinity":90}`, 400, `"field":"affinity","error":"want a string`},
+		{"an affinity that is no duration", "PUT", "/v1/services/1", `{"affinity":"long"}`, 400, `"field":"affinity"`},
+		{"an MSS that is too large for its type", "PUT", "/v1/services/1", `{"mss":70000}`, 400, `"field":"mss"`},
+		{"a health check with an unknown field", "PUT", "/v1/services/1", `{"healthCheck":{"type":"tcp","every":"1s"}}`, 400, `"field":"healthCheck.every"`},
+		{"a health check that is a text", "PUT", "/v1/services/1", `{"healthCheck":"tcp"}`, 400, `"field":"healthCheck","error":"want an object`},
+		{"a revision that is a text", "PUT", "/v1/services/1", `{"revision":"7"}`, 400, `"field":"revision"`},
+		{"an object for all services", "PUT", "/v1/services", `{"services":[]}`, 400, `"field":"services","error":"want a list`},
+		{"all services, one with a fault", "PUT", "/v1/services", `[{"id":1},{"id":2,"backends":[{"weight":-1}]}]`, 400, `"field":"services[1].backends[0].weight"`},
+		{"all services, one of them null", "PUT", "/v1/services", `[{"id":1},null]`, 400, `"field":"services[1]"`},
+		{"something after all services", "PUT", "/v1/services", `[] []`, 400, "more follows"},
 		{"another id in the body", "PUT", "/v1/services/1", `{"id":2}`, 400, `"field":"id"`},
 		{"a body that is too large", "PUT", "/v1/services/1", `{"mode":"` + strings.Repeat("x", maxBody) + `"}`, 413, "larger than"},
 		{"an address in the path that does not parse", "PUT", "/v1/neighbours/20.1.1", "", 400, `"field":"address"`},
@@ -262,11 +304,76 @@ func TestClientReadsAnswersThatAreNotOurs(t *testing.T) {
 	}
 }
 
+// Old clients and the lab's scripts write backends as texts.
+func TestBackendsMayBeTextsOrObjects(t *testing.T) {
+	three := uint16(3)
+	want := []Backend{
+		{Address: netip.MustParseAddrPort("20.1.1.10:80")},
+		{Address: netip.MustParseAddrPort("20.1.1.20:80"), Weight: &three, State: "draining"},
+		{Address: netip.MustParseAddrPort("[fd00::10]:80")},
+	}
+	const body = `["20.1.1.10:80",{"address":"20.1.1.20:80","weight":3,"state":"draining"},"[fd00::10]:80"]`
+	var s Service
+	if err := Decode([]byte(`{"backends":`+body+`}`), &s); err != nil || !reflect.DeepEqual(s.Backends, want) {
+		t.Errorf("a request: got %v, %v", s.Backends, err)
+	}
+	var list []Backend // as clients read answers
+	if err := json.Unmarshal([]byte(body), &list); err != nil || !reflect.DeepEqual(list, want) {
+		t.Errorf("an answer: got %v, %v", list, err)
+	}
+	text, err := json.Marshal(want[:2])
+	if err != nil || string(text) != `[{"address":"20.1.1.10:80"},{"address":"20.1.1.20:80","weight":3,"state":"draining"}]` {
+		t.Errorf("written: %s, %v", text, err)
+	}
+}
+
+func TestBackendIsReadAsItIsWritten(t *testing.T) {
+	for _, text := range []string{"20.1.1.10:80", "20.1.1.10:80@0", "20.1.1.10:80@1000", "[fd00::10]:80@7", "20.1.1.10:0"} {
+		b, err := ParseBackend(text)
+		if err != nil || b.String() != text {
+			t.Errorf("%q was read as %q, %v", text, b, err)
+		}
+	}
+	for _, text := range []string{"", "20.1.1.10", "20.1.1.10:80@", "20.1.1.10:80@-1", "20.1.1.10:80@1001", "20.1.1.10:80@1@2", "@1"} {
+		if b, err := ParseBackend(text); err == nil {
+			t.Errorf("%q was read as %q", text, b)
+		}
+	}
+}
+
+// FuzzDecode holds what is read against encoding/json: it is no more, and the same.
+func FuzzDecode(f *testing.F) {
+	f.Add(`{"frontend":"40.1.1.1:80","backends":["20.1.1.10:80",{"address":"20.1.1.20:80","weight":3}],"mode":"dsr","tableSize":251}`)
+	f.Add(`{"affinity":"1m","sources":["20.0.0.0/8"],"healthCheck":{"type":"http","interval":"1s","rise":2},"revision":7}`)
+	f.Add(`{"id":1,"id":1}`)
+	f.Add(`{"backends":[[]]}`)
+	f.Add(`{"backends":[{"drainUntil":"2030-01-02T03:04:05Z"}]}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		var got, want Service
+		if err := Decode([]byte(body), &got); err != nil {
+			var refusal *Error
+			if !errors.As(err, &refusal) || refusal.Code != 400 {
+				t.Errorf("%q got %v", body, err)
+			}
+			return
+		}
+		if err := json.Unmarshal([]byte(body), &want); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q is %+v, %v; got %+v", body, want, err, got)
+		}
+	})
+}
+
 func FuzzServiceBody(f *testing.F) {
 	f.Add(`{"frontend":"40.1.1.1:80","backends":["20.1.1.10:80"],"mode":"dsr","tableSize":251}`)
 	f.Add(`{"id":1,"id":1}`)
 	f.Add(`{"backends":[[]]}`)
+	f.Add(`[{"id":1},{"backends":[{}]}]`)
 	f.Fuzz(func(t *testing.T, body string) {
+		all := httptest.NewRecorder()
+		Handler(&fakeAgent{}).ServeHTTP(all, httptest.NewRequest("PUT", "/v1/services", strings.NewReader(body)))
+		if all.Code != 200 && all.Code != 400 && all.Code != 413 {
+			t.Errorf("%q got %d %s", body, all.Code, all.Body)
+		}
 		answer := httptest.NewRecorder()
 		Handler(&fakeAgent{}).ServeHTTP(answer, httptest.NewRequest("PUT", "/v1/services/1", strings.NewReader(body)))
 		if answer.Code != 200 && answer.Code != 400 && answer.Code != 413 {

@@ -19,7 +19,7 @@ import (
 // of 131,072 flows is about 50 MiB of JSON.
 const maxAnswer = 256 << 20
 
-// Client speaks to one agent. Its methods are those of Backend, and their
+// Client speaks to one agent. Its methods are those of Agent, and their
 // errors are *Error where the agent refused. It is safe for concurrent use.
 type Client struct {
 	http *http.Client
@@ -27,7 +27,7 @@ type Client struct {
 	where string
 }
 
-var _ Backend = (*Client)(nil)
+var _ Agent = (*Client)(nil)
 
 // answerLimit bounds a request when the caller's context does not: a stopped
 // agent takes connections and answers none.
@@ -47,12 +47,13 @@ func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
 	}
 }
 
-// NewUnixClient returns a client of the agent that listens on the unix socket path.
+// ErrAgentRunning: another agent serves on that socket.
+var ErrAgentRunning = errors.New("another agent is running")
+
+// NewUnixClient returns a client of the agent that listens on path, a unix socket or on
+// Windows a named pipe.
 func NewUnixClient(path string) *Client {
-	c := NewClient(func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
-	})
+	c := NewClient(func(ctx context.Context) (net.Conn, error) { return dialLocal(ctx, path) })
 	c.where = "the agent at " + path
 	return c
 }
@@ -77,6 +78,17 @@ func (c *Client) Service(ctx context.Context, id uint32) (Service, error) {
 func (c *Client) PutService(ctx context.Context, s Service) (Service, error) {
 	var stored Service
 	err := c.do(ctx, http.MethodPut, servicePath(s.ID), s, &stored)
+	return stored, err
+}
+
+// PutServices makes these the services: those that are not among them are removed. All
+// are checked before anything is changed. It returns them with the defaults filled in, ordered by id.
+func (c *Client) PutServices(ctx context.Context, all []Service) ([]Service, error) {
+	if all == nil {
+		all = []Service{}
+	}
+	var stored []Service
+	err := c.do(ctx, http.MethodPut, "/v1/services", all, &stored)
 	return stored, err
 }
 

@@ -19,7 +19,8 @@ const MaxServiceID = 1 << 31
 var (
 	// ErrNotFound: no service or neighbour of that name (404).
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: the request clashes with what is there, e.g. a frontend that another service has (409).
+	// ErrConflict: the request clashes with what is there: a frontend that
+	// another service has, or a revision that is not the service's any more (409).
 	ErrConflict = errors.New("conflict")
 )
 
@@ -29,14 +30,15 @@ func (e *Error) Is(target error) bool {
 		target == ErrConflict && e.Code == http.StatusConflict
 }
 
-// Backend is what the handler serves: the running agent. Each method is one
+// Agent is what the handler serves. Each method is one
 // request of Client and is documented there. Methods are called concurrently.
 // An *Error is answered with its code and field, any other error as 500.
-type Backend interface {
+type Agent interface {
 	Status(ctx context.Context) (Status, error)
 	Services(ctx context.Context) ([]Service, error)
 	Service(ctx context.Context, id uint32) (Service, error)
 	PutService(ctx context.Context, s Service) (Service, error)
+	PutServices(ctx context.Context, all []Service) ([]Service, error)
 	DeleteService(ctx context.Context, id uint32) error
 	Connections(ctx context.Context, id uint32) ([]Connection, error)
 	Counters(ctx context.Context) (Counters, error)
@@ -49,58 +51,65 @@ type Backend interface {
 // answerer does one request and returns what is to be encoded, nil for 204 No Content.
 type answerer func(w http.ResponseWriter, r *http.Request) (any, error)
 
-// Handler serves b under /v1. Bodies are strict JSON of at most 1 MiB.
-func Handler(b Backend) http.Handler {
+// Handler serves a under /v1. Bodies are strict JSON of at most 4 MiB, that of all services of 64 MiB.
+func Handler(a Agent) http.Handler {
 	mux := http.NewServeMux()
 	route(mux, "/v1/status", map[string]answerer{
-		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return b.Status(r.Context()) },
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return a.Status(r.Context()) },
 	})
 	route(mux, "/v1/services", map[string]answerer{
 		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) {
-			return list(b.Services(r.Context()))
+			return list(a.Services(r.Context()))
+		},
+		http.MethodPut: func(w http.ResponseWriter, r *http.Request) (any, error) {
+			var all []Service
+			if err := decodeBody(w, r, maxServicesBody, &all); err != nil {
+				return nil, err
+			}
+			return list(a.PutServices(r.Context(), all))
 		},
 	})
 	route(mux, "/v1/services/{id}", map[string]answerer{
 		http.MethodGet: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
-			return b.Service(r.Context(), id)
+			return a.Service(r.Context(), id)
 		}),
 		http.MethodPut: withID(func(w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
-			return putService(b, w, r, id)
+			return putService(a, w, r, id)
 		}),
 		http.MethodDelete: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
-			return nil, b.DeleteService(r.Context(), id)
+			return nil, a.DeleteService(r.Context(), id)
 		}),
 	})
 	route(mux, "/v1/services/{id}/connections", map[string]answerer{
 		http.MethodGet: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
-			return list(b.Connections(r.Context(), id))
+			return list(a.Connections(r.Context(), id))
 		}),
 	})
 	route(mux, "/v1/connections", map[string]answerer{
 		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) {
-			return list(b.Connections(r.Context(), 0))
+			return list(a.Connections(r.Context(), 0))
 		},
 	})
 	route(mux, "/v1/counters", map[string]answerer{
-		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return b.Counters(r.Context()) },
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return a.Counters(r.Context()) },
 	})
 	route(mux, "/v1/neighbours", map[string]answerer{
 		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) {
-			return list(b.Neighbours(r.Context()))
+			return list(a.Neighbours(r.Context()))
 		},
 	})
 	route(mux, "/v1/neighbours/{address}", map[string]answerer{
-		http.MethodPut: func(w http.ResponseWriter, r *http.Request) (any, error) { return refreshNeighbour(b, w, r) },
+		http.MethodPut: func(w http.ResponseWriter, r *http.Request) (any, error) { return refreshNeighbour(a, w, r) },
 	})
 	route(mux, "/v1/mode", map[string]answerer{
-		http.MethodPut: func(w http.ResponseWriter, r *http.Request) (any, error) { return nil, setMode(b, w, r) },
+		http.MethodPut: func(w http.ResponseWriter, r *http.Request) (any, error) { return nil, setMode(a, w, r) },
 	})
 	route(mux, "/v1/unload", map[string]answerer{
 		http.MethodPost: func(w http.ResponseWriter, r *http.Request) (any, error) {
 			if err := noBody(w, r); err != nil {
 				return nil, err
 			}
-			return nil, b.Unload(r.Context())
+			return nil, a.Unload(r.Context())
 		},
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -163,9 +172,9 @@ func withID(do func(http.ResponseWriter, *http.Request, uint32) (any, error)) an
 	}
 }
 
-func putService(b Backend, w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+func putService(a Agent, w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
 	var s Service
-	if err := decode(w, r, &s); err != nil {
+	if err := decodeBody(w, r, maxBody, &s); err != nil {
 		return nil, err
 	}
 	if s.ID != 0 && s.ID != id {
@@ -176,10 +185,10 @@ func putService(b Backend, w http.ResponseWriter, r *http.Request, id uint32) (a
 		}
 	}
 	s.ID = id
-	return b.PutService(r.Context(), s)
+	return a.PutService(r.Context(), s)
 }
 
-func refreshNeighbour(b Backend, w http.ResponseWriter, r *http.Request) (any, error) {
+func refreshNeighbour(a Agent, w http.ResponseWriter, r *http.Request) (any, error) {
 	if err := noBody(w, r); err != nil {
 		return nil, err
 	}
@@ -187,15 +196,15 @@ func refreshNeighbour(b Backend, w http.ResponseWriter, r *http.Request) (any, e
 	if err != nil {
 		return nil, &Error{Field: "address", Message: err.Error(), Code: http.StatusBadRequest}
 	}
-	return b.RefreshNeighbour(r.Context(), address)
+	return a.RefreshNeighbour(r.Context(), address)
 }
 
-func setMode(b Backend, w http.ResponseWriter, r *http.Request) error {
+func setMode(a Agent, w http.ResponseWriter, r *http.Request) error {
 	var update ModeUpdate
-	if err := decode(w, r, &update); err != nil {
+	if err := decodeBody(w, r, maxBody, &update); err != nil {
 		return err
 	}
-	return b.SetMode(r.Context(), update)
+	return a.SetMode(r.Context(), update)
 }
 
 func writeError(w http.ResponseWriter, err error) {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package api
 
 import (
@@ -8,9 +10,6 @@ import (
 	"strings"
 	"time"
 )
-
-// ErrAgentRunning: another agent serves on that socket.
-var ErrAgentRunning = errors.New("another agent is running")
 
 // probeTimeout bounds the question whether somebody answers on an old socket.
 const probeTimeout = time.Second

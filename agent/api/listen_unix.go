@@ -34,6 +34,11 @@ func listenPrivate(path string) (net.Listener, error) {
 	return config.Listen(context.Background(), "unix", path)
 }
 
+func dialLocal(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", path)
+}
+
 func isSocket(info os.FileInfo) bool { return info.Mode()&os.ModeSocket != 0 }
 
 // fileLock is a lock file that is held by flock(2): the kernel frees it when

@@ -1,9 +1,10 @@
-// Package conntrack reads the data path's table of flows for people, and sweeps
-// what is dead out of it. The data path itself never uses an entry beyond its
+// Package conntrack reads the data path's tables of flows for people, and sweeps
+// what is dead out of them. The data path itself never uses an entry beyond its
 // lifetime; the sweep gives back memory and SNAT ports.
 package conntrack
 
 import (
+	"cmp"
 	"iter"
 	"net/netip"
 	"slices"
@@ -16,6 +17,7 @@ import (
 // Table is the data path's flows: datapath.Maps, or a fake.
 type Table interface {
 	Config() (datapath.Config, error)
+	Backends() (map[uint32]datapath.Backend, error)
 	Conns() iter.Seq2[datapath.FlowConn, error]
 	Conn(datapath.Flow) (c datapath.Conn, ok bool, err error)
 	DeleteConn(datapath.Flow) error
@@ -31,35 +33,45 @@ func List(table Table, service uint32, now time.Duration) ([]api.Connection, err
 	if err != nil {
 		return nil, err
 	}
-	connections := []api.Connection{}
+	flows := make(map[datapath.Flow]datapath.Conn)
 	for f, err := range table.Conns() {
 		if err != nil {
 			return nil, err
 		}
-		if service != 0 && f.Conn.ServiceID != service || expired(f, config.Lifetimes, now) {
+		// One that moves from the new flows to the others may be seen in both.
+		if seen, twice := flows[f.Flow]; (!twice || seen.New) && !expired(f, config.Lifetimes, now) {
+			flows[f.Flow] = f.Conn
+		}
+	}
+	// Read last: what a flow has was there when it began.
+	backends, err := table.Backends()
+	if err != nil {
+		return nil, err
+	}
+	connections := []api.Connection{}
+	for flow, conn := range flows {
+		b, there := backends[conn.BackendID]
+		if !there || service != 0 && b.ServiceID != service {
 			continue
 		}
-		connections = append(connections, describe(f, now))
+		connections = append(connections, describe(datapath.FlowConn{Flow: flow, Conn: conn}, b, now))
 	}
 	slices.SortFunc(connections, func(a, b api.Connection) int {
-		switch {
-		case a.IdleFor < b.IdleFor:
-			return -1
-		case a.IdleFor > b.IdleFor:
-			return 1
+		if c := cmp.Compare(a.IdleFor, b.IdleFor); c != 0 {
+			return c
 		}
-		return a.Source.Compare(b.Source)
+		return cmp.Or(a.Source.Compare(b.Source), a.Dest.Compare(b.Dest), cmp.Compare(a.Protocol, b.Protocol))
 	})
 	return connections, nil
 }
 
-func describe(f datapath.FlowConn, now time.Duration) api.Connection {
+func describe(f datapath.FlowConn, b datapath.Backend, now time.Duration) api.Connection {
 	c := api.Connection{
-		ServiceID: f.Conn.ServiceID,
+		ServiceID: b.ServiceID,
 		Protocol:  f.Flow.Protocol.String(),
 		Source:    f.Flow.Source,
 		Dest:      f.Flow.Dest,
-		Backend:   f.Conn.Backend,
+		Backend:   endpoint(b, f.Flow),
 		Mode:      f.Conn.Mode.String(),
 		State:     stateOf(f, now),
 		RxPackets: f.Conn.RxPackets,
@@ -71,6 +83,14 @@ func describe(f datapath.FlowConn, now time.Duration) api.Connection {
 		c.TxPackets, c.TxBytes = &f.Conn.TxPackets, &f.Conn.TxBytes
 	}
 	return c
+}
+
+// endpoint is where a backend gets a flow; one of all ports gets it where the client asked for it.
+func endpoint(b datapath.Backend, f datapath.Flow) netip.AddrPort {
+	if b.Address.Port() != 0 {
+		return b.Address
+	}
+	return netip.AddrPortFrom(b.Address.Addr(), f.Dest.Port())
 }
 
 func stateOf(f datapath.FlowConn, now time.Duration) api.ConnectionState {
@@ -111,10 +131,14 @@ func lifetime(f datapath.FlowConn, l datapath.Lifetimes) time.Duration {
 }
 
 // wayBack is the key under which the data path finds a SNAT flow's replies.
-func wayBack(f datapath.FlowConn, own datapath.Config) datapath.Flow {
+func wayBack(f datapath.FlowConn, b datapath.Backend, own datapath.Config) datapath.Flow {
+	address := own.Address4
+	if b.Address.Addr().Is6() {
+		address = own.Address6
+	}
 	return datapath.Flow{
-		Source:   f.Conn.Backend,
-		Dest:     netip.AddrPortFrom(own.Address, f.Conn.NATPort),
+		Source:   endpoint(b, f.Flow),
+		Dest:     netip.AddrPortFrom(address, f.Conn.NATPort),
 		Protocol: f.Flow.Protocol,
 	}
 }
@@ -126,6 +150,9 @@ func clientFlow(n datapath.FlowNAT) datapath.Flow {
 
 // Swept says what a sweep found.
 type Swept struct {
-	// Flows were looked at, Expired of them removed, Orphans of nat too.
-	Flows, Expired, Orphans int
+	// Flows were looked at. Of them Expired were removed, and Cut, whose backend
+	// is not there any more; Orphans of the ways back too.
+	Flows, Expired, Cut, Orphans int
+	// InUse counts what lives, flows and ways back without one, by backend id.
+	InUse map[uint32]int
 }

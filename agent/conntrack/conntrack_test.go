@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -17,22 +16,47 @@ import (
 // fakeTable is the data path's tables in memory. before, if set, is called
 // right before each look at a single flow: a packet that comes just then.
 type fakeTable struct {
-	config datapath.Config
-	conns  map[datapath.Flow]datapath.Conn
-	nats   map[datapath.Flow]datapath.NAT
-	before func()
+	config   datapath.Config
+	backends map[uint32]datapath.Backend
+	conns    map[datapath.Flow]datapath.Conn
+	nats     map[datapath.Flow]datapath.NAT
+	before   func()
+	// twice are flows that a walk meets in the table of new flows too.
+	twice map[datapath.Flow]datapath.Conn
+	// onBackends, if set, is called before the backends are read.
+	onBackends func()
 }
 
 func newFakeTable() *fakeTable {
 	config := datapath.DefaultConfig()
-	config.Address = netip.MustParseAddr("20.1.1.1")
-	return &fakeTable{config: config, conns: make(map[datapath.Flow]datapath.Conn), nats: make(map[datapath.Flow]datapath.NAT)}
+	config.Address4, config.Address6 = netip.MustParseAddr("20.1.1.1"), netip.MustParseAddr("fd00::1")
+	return &fakeTable{
+		config: config,
+		backends: map[uint32]datapath.Backend{
+			1: {Address: backend, State: datapath.Active, ServiceID: 1},
+			2: {Address: backend6, State: datapath.Draining, ServiceID: 2},
+		},
+		conns: make(map[datapath.Flow]datapath.Conn),
+		nats:  make(map[datapath.Flow]datapath.NAT),
+	}
 }
 
 func (f *fakeTable) Config() (datapath.Config, error) { return f.config, nil }
 
+func (f *fakeTable) Backends() (map[uint32]datapath.Backend, error) {
+	if f.onBackends != nil {
+		f.onBackends()
+	}
+	return maps.Clone(f.backends), nil
+}
+
 func (f *fakeTable) Conns() iter.Seq2[datapath.FlowConn, error] {
 	return func(yield func(datapath.FlowConn, error) bool) {
+		for flow, c := range maps.Clone(f.twice) {
+			if !yield(datapath.FlowConn{Flow: flow, Conn: c}, nil) {
+				return
+			}
+		}
 		for flow, c := range maps.Clone(f.conns) {
 			if !yield(datapath.FlowConn{Flow: flow, Conn: c}, nil) {
 				return
@@ -78,8 +102,14 @@ var (
 	client  = netip.MustParseAddrPort("20.1.1.100:40000")
 	vip     = netip.MustParseAddrPort("40.1.1.1:80")
 	backend = netip.MustParseAddrPort("20.1.1.10:80")
-	tcpFlow = datapath.Flow{Source: client, Dest: vip, Protocol: datapath.TCP}
-	udpFlow = datapath.Flow{Source: client, Dest: vip, Protocol: datapath.UDP}
+	// backend6 is of an all-ports service.
+	client6  = netip.MustParseAddrPort("[fd00::100]:40000")
+	vip6     = netip.MustParseAddrPort("[fd00:40::1]:443")
+	backend6 = netip.MustParseAddrPort("[fd00::10]:0")
+	tcpFlow6 = datapath.Flow{Source: client6, Dest: vip6, Protocol: datapath.TCP}
+	reply6   = datapath.Flow{Source: netip.MustParseAddrPort("[fd00::10]:443"), Dest: netip.MustParseAddrPort("[fd00::1]:40000"), Protocol: datapath.TCP}
+	tcpFlow  = datapath.Flow{Source: client, Dest: vip, Protocol: datapath.TCP}
+	udpFlow  = datapath.Flow{Source: client, Dest: vip, Protocol: datapath.UDP}
 	// reply is the way back of tcpFlow with NAT port 40000.
 	reply = datapath.Flow{Source: backend, Dest: netip.MustParseAddrPort("20.1.1.1:40000"), Protocol: datapath.TCP}
 )
@@ -89,10 +119,17 @@ const now = 100 * time.Hour
 
 // conn was seen an age ago.
 func conn(mode datapath.Mode, flags datapath.FlowFlags, age time.Duration) datapath.Conn {
-	c := datapath.Conn{LastSeen: now - age, Backend: backend, Mode: mode, Flags: flags, ServiceID: 1}
+	c := datapath.Conn{LastSeen: now - age, BackendID: 1, Mode: mode, Flags: flags}
 	if mode == datapath.SNAT {
 		c.NATPort = 40000
 	}
+	return c
+}
+
+// conn6 is an IPv6 flow's, seen an age ago.
+func conn6(mode datapath.Mode, age time.Duration) datapath.Conn {
+	c := conn(mode, datapath.SeenNonSYN|datapath.Reset, age)
+	c.BackendID = 2
 	return c
 }
 
@@ -118,7 +155,7 @@ func TestLifetimesAreTheDataPathsOwn(t *testing.T) {
 			table := newFakeTable()
 			sweep := func(age time.Duration) bool {
 				table.conns[c.flow] = conn(c.mode, c.flags, age)
-				if _, _, err := newSweeper(table, now).Sweep(); err != nil {
+				if _, err := newSweeper(table, now).Sweep(); err != nil {
 					t.Fatal(err)
 				}
 				_, alive := table.conns[c.flow]
@@ -180,10 +217,10 @@ func TestListLeavesOutTheDeadAndOtherServices(t *testing.T) {
 func TestSweepTakesTheWayBackAlong(t *testing.T) {
 	table := newFakeTable()
 	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
-	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
-	swept, backends, err := newSweeper(table, now).Sweep()
-	if err != nil || swept.Expired != 1 || len(backends) != 0 {
-		t.Errorf("got %+v, %v, %v", swept, backends, err)
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
+	swept, err := newSweeper(table, now).Sweep()
+	if err != nil || swept.Expired != 1 || len(swept.InUse) != 0 {
+		t.Errorf("got %+v, %v", swept, err)
 	}
 	if len(table.conns)+len(table.nats) != 0 {
 		t.Errorf("left: %v %v", table.conns, table.nats)
@@ -194,9 +231,9 @@ func TestSweepLeavesAWayBackThatAnotherFlowHas(t *testing.T) {
 	table := newFakeTable()
 	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
 	other := netip.MustParseAddrPort("20.1.1.101:40000")
-	table.nats[reply] = datapath.NAT{Client: other, VIP: vip}
+	table.nats[reply] = datapath.NAT{Client: other, VIP: vip, BackendID: 1}
 	table.conns[datapath.Flow{Source: other, Dest: vip, Protocol: datapath.TCP}] = conn(datapath.SNAT, datapath.SeenNonSYN, 0)
-	if _, _, err := newSweeper(table, now).Sweep(); err != nil {
+	if _, err := newSweeper(table, now).Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if len(table.nats) != 1 || len(table.conns) != 1 {
@@ -207,11 +244,11 @@ func TestSweepLeavesAWayBackThatAnotherFlowHas(t *testing.T) {
 func TestFlowThatSpeaksDuringTheSweepLives(t *testing.T) {
 	table := newFakeTable()
 	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
-	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
 	table.before = func() { table.conns[tcpFlow] = conn(datapath.SNAT, 0, 0) }
-	swept, backends, err := newSweeper(table, now).Sweep()
-	if err != nil || swept.Expired != 0 || !backends[backend.Addr()] {
-		t.Errorf("got %+v, %v, %v", swept, backends, err)
+	swept, err := newSweeper(table, now).Sweep()
+	if err != nil || swept.Expired != 0 || swept.InUse[1] != 1 {
+		t.Errorf("got %+v, %v", swept, err)
 	}
 	if len(table.conns) != 1 || len(table.nats) != 1 {
 		t.Errorf("left: %v %v", table.conns, table.nats)
@@ -220,7 +257,7 @@ func TestFlowThatSpeaksDuringTheSweepLives(t *testing.T) {
 
 func TestOrphanIsSweptAfterItsGrace(t *testing.T) {
 	table := newFakeTable()
-	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
 	at := now
 	s := NewSweeper(table, func() time.Duration { return at }, quiet())
 	for _, step := range []struct {
@@ -228,7 +265,7 @@ func TestOrphanIsSweptAfterItsGrace(t *testing.T) {
 		left int
 	}{{now, 1}, {now + OrphanGrace - 1, 1}, {now + OrphanGrace, 0}} {
 		at = step.at
-		if _, _, err := s.Sweep(); err != nil {
+		if _, err := s.Sweep(); err != nil {
 			t.Fatal(err)
 		}
 		if len(table.nats) != step.left {
@@ -239,18 +276,18 @@ func TestOrphanIsSweptAfterItsGrace(t *testing.T) {
 
 func TestOrphanWhoseFlowComesBackLives(t *testing.T) {
 	table := newFakeTable()
-	table.nats[reply] = datapath.NAT{Client: client, VIP: vip}
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
 	at := now
 	s := NewSweeper(table, func() time.Duration { return at }, quiet())
 	sweep := func() {
 		t.Helper()
-		if _, _, err := s.Sweep(); err != nil {
+		if _, err := s.Sweep(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	sweep()
 	at += OrphanGrace / 2
-	table.conns[tcpFlow] = datapath.Conn{LastSeen: at, Backend: backend, NATPort: 40000, Mode: datapath.SNAT}
+	table.conns[tcpFlow] = datapath.Conn{LastSeen: at, BackendID: 1, NATPort: 40000, Mode: datapath.SNAT}
 	sweep()
 	delete(table.conns, tcpFlow)
 	at += OrphanGrace / 2
@@ -260,12 +297,115 @@ func TestOrphanWhoseFlowComesBackLives(t *testing.T) {
 	}
 }
 
-func TestSweepNamesTheBackendsOfLivingFlows(t *testing.T) {
+func TestSweepCountsWhatEachBackendHas(t *testing.T) {
 	table := newFakeTable()
 	table.conns[tcpFlow] = conn(datapath.DSR, datapath.SeenNonSYN, time.Minute)
-	_, backends, err := newSweeper(table, now).Sweep()
-	if got := slices.Collect(maps.Keys(backends)); err != nil || !slices.Equal(got, []netip.Addr{backend.Addr()}) {
-		t.Errorf("got %v, %v", got, err)
+	table.conns[udpFlow] = conn(datapath.DSR, 0, time.Second)
+	table.conns[tcpFlow6] = conn6(datapath.DSR, time.Hour) // over
+	swept, err := newSweeper(table, now).Sweep()
+	if want := map[uint32]int{1: 2}; err != nil || !maps.Equal(swept.InUse, want) || swept.Flows != 3 {
+		t.Errorf("got %+v, %v, want %v", swept, err, want)
+	}
+}
+
+// Its next packet would restore the flow, and go to that backend.
+func TestWayBackWithoutItsFlowIsCountedWhileItMayComeBack(t *testing.T) {
+	table := newFakeTable()
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
+	swept, err := newSweeper(table, now).Sweep()
+	if err != nil || swept.InUse[1] != 1 {
+		t.Errorf("got %+v, %v", swept, err)
+	}
+}
+
+func TestFlowsOfABackendThatHasGoneAreCut(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.SNAT, datapath.SeenNonSYN, 0)
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
+	table.conns[tcpFlow6] = conn6(datapath.SNAT, 0)
+	table.nats[reply6] = datapath.NAT{Client: client6, VIP: vip6, BackendID: 2}
+	delete(table.backends, 1)
+	swept, err := newSweeper(table, now).Sweep()
+	if err != nil || swept.Cut != 1 || swept.Orphans != 1 || swept.Expired != 0 || !maps.Equal(swept.InUse, map[uint32]int{2: 1}) {
+		t.Errorf("got %+v, %v", swept, err)
+	}
+	if _, left := table.conns[tcpFlow]; left || len(table.conns) != 1 || len(table.nats) != 1 {
+		t.Errorf("left: %v %v", table.conns, table.nats)
+	}
+}
+
+// The backend, and a flow to it, come after the backends were read.
+func TestFlowOfABackendThatComesDuringTheSweepLives(t *testing.T) {
+	table := newFakeTable()
+	delete(table.backends, 1)
+	table.conns[tcpFlow] = conn(datapath.SNAT, datapath.SeenNonSYN, 0)
+	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
+	reads := 0
+	table.onBackends = func() {
+		if reads++; reads == 2 {
+			table.backends[1] = datapath.Backend{Address: backend, State: datapath.Active, ServiceID: 1}
+		}
+	}
+	swept, err := newSweeper(table, now).Sweep()
+	if err != nil || swept.Cut+swept.Orphans != 0 || swept.InUse[1] != 1 || len(table.conns)+len(table.nats) != 2 {
+		t.Errorf("got %+v, %v; left: %v %v", swept, err, table.conns, table.nats)
+	}
+}
+
+// An IPv6 flow of an all-ports service: the backend's port is the one that the client asked for.
+func TestWayBackOfAnAllPortsServiceIsFound(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow6] = conn6(datapath.SNAT, 0)
+	table.nats[reply6] = datapath.NAT{Client: client6, VIP: vip6, BackendID: 2}
+	at := now
+	s := NewSweeper(table, func() time.Duration { return at }, quiet())
+	for range 2 {
+		swept, err := s.Sweep()
+		if err != nil || swept.InUse[2] != 1 || len(table.nats) != 1 {
+			t.Fatalf("while it lives: got %+v, %v", swept, err)
+		}
+		at += OrphanGrace
+		c := table.conns[tcpFlow6]
+		c.LastSeen = at
+		table.conns[tcpFlow6] = c
+	}
+	at += time.Hour
+	if swept, err := s.Sweep(); err != nil || swept.Expired != 1 || len(table.conns)+len(table.nats) != 0 {
+		t.Errorf("when it is over: got %+v, %v; left: %v %v", swept, err, table.conns, table.nats)
+	}
+}
+
+func TestListShowsBothFamiliesWithTheirBackends(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.DSR, datapath.SeenNonSYN, time.Second)
+	table.conns[tcpFlow6] = conn6(datapath.SNAT, 2*time.Second)
+	table.conns[udpFlow] = conn(datapath.DSR, 0, time.Second)
+	c := table.conns[udpFlow]
+	c.BackendID = 9 // which has gone
+	table.conns[udpFlow] = c
+	list, err := List(table, 0, now)
+	if err != nil || len(list) != 2 {
+		t.Fatalf("got %+v, %v", list, err)
+	}
+	if list[0].Backend != backend || list[0].ServiceID != 1 {
+		t.Errorf("IPv4: got %+v", list[0])
+	}
+	if list[1].Backend != reply6.Source || list[1].ServiceID != 2 || list[1].NATPort != 40000 {
+		t.Errorf("IPv6: got %+v", list[1])
+	}
+}
+
+func TestFlowThatIsInBothTablesIsListedOnce(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.DSR, datapath.SeenNonSYN, 0)
+	first := conn(datapath.DSR, 0, 0)
+	first.New = true
+	table.twice = map[datapath.Flow]datapath.Conn{tcpFlow: first}
+	c := table.conns[tcpFlow]
+	c.RxPackets = 2
+	table.conns[tcpFlow] = c
+	if list, err := List(table, 0, now); err != nil || len(list) != 1 || list[0].RxPackets != 2 {
+		t.Errorf("got %+v, %v", list, err)
 	}
 }
 

@@ -3,7 +3,6 @@ package conntrack
 import (
 	"context"
 	"log/slog"
-	"net/netip"
 	"time"
 
 	"l4lab/agent/datapath"
@@ -14,7 +13,8 @@ import (
 // a flow that speaks again within this time goes on with the port that it had.
 const OrphanGrace = 5 * time.Minute
 
-// Sweeper removes expired flows and, with them, their ways back.
+// Sweeper removes expired flows and, with them, their ways back; and what has
+// a backend that is not there any more, which the data path takes for unknown.
 //
 // The data path runs meanwhile, and there is no way to delete an entry only if
 // it is still the one that was read. So each is read again right before it is
@@ -36,9 +36,9 @@ func NewSweeper(table Table, clock func() time.Duration, log *slog.Logger) *Swee
 	return &Sweeper{table: table, clock: clock, log: log, orphans: make(map[datapath.Flow]time.Duration)}
 }
 
-// Run sweeps at an interval until ctx ends, and after each sweep calls inUse with
-// the addresses of the backends that living flows go to.
-func (s *Sweeper) Run(ctx context.Context, every time.Duration, inUse func(map[netip.Addr]bool)) {
+// Run sweeps at an interval until ctx ends, and after each sweep calls swept with
+// the number of flows that each backend id has.
+func (s *Sweeper) Run(ctx context.Context, every time.Duration, swept func(inUse map[uint32]int)) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -47,134 +47,225 @@ func (s *Sweeper) Run(ctx context.Context, every time.Duration, inUse func(map[n
 			return
 		case <-ticker.C:
 		}
-		swept, backends, err := s.Sweep()
+		found, err := s.Sweep()
 		if err != nil {
 			s.log.Error("the sweep of the connections failed", "error", err)
 			continue
 		}
-		if swept.Expired+swept.Orphans > 0 {
-			s.log.Debug("connections swept", "flows", swept.Flows, "expired", swept.Expired, "orphans", swept.Orphans)
+		if found.Expired+found.Cut+found.Orphans > 0 {
+			s.log.Debug("connections swept", "flows", found.Flows, "expired", found.Expired, "cut", found.Cut, "orphans", found.Orphans)
 		}
-		inUse(backends)
+		swept(found.InUse)
 	}
 }
 
-// Sweep goes through both tables once. It returns the backends that living flows go to.
-func (s *Sweeper) Sweep() (Swept, map[netip.Addr]bool, error) {
-	var swept Swept
-	backends := make(map[netip.Addr]bool)
+// sweep is one walk through the tables, and what it goes by.
+type sweep struct {
+	*Sweeper
+	config   datapath.Config
+	backends map[uint32]datapath.Backend
+	now      time.Duration
+	found    Swept
+}
+
+// Sweep goes through all tables once.
+func (s *Sweeper) Sweep() (Swept, error) {
 	config, err := s.table.Config()
 	if err != nil {
-		return swept, nil, err
+		return Swept{}, err
 	}
-	now := s.clock()
-	var dead []datapath.FlowConn // not deleted under the walk, which may then begin anew
-	for f, err := range s.table.Conns() {
+	w := sweep{Sweeper: s, config: config, now: s.clock(), found: Swept{InUse: make(map[uint32]int)}}
+	if w.backends, err = s.table.Backends(); err != nil {
+		return Swept{}, err
+	}
+	if err := w.flows(); err != nil {
+		return Swept{}, err
+	}
+	if err := w.waysBack(); err != nil {
+		return Swept{}, err
+	}
+	return w.found, nil
+}
+
+// flows removes the flows that are dead. It does not do so under the walk, which may then
+// begin anew.
+func (w *sweep) flows() error {
+	var dead, homeless []datapath.FlowConn
+	for f, err := range w.table.Conns() {
 		if err != nil {
-			return swept, nil, err
+			return err
 		}
-		swept.Flows++
-		if expired(f, config.Lifetimes, now) {
+		w.found.Flows++
+		if _, there := w.backends[f.Conn.BackendID]; !there {
+			homeless = append(homeless, f)
+		} else if expired(f, w.config.Lifetimes, w.now) {
 			dead = append(dead, f)
 		} else {
-			backends[f.Conn.Backend.Addr()] = true
+			w.found.InUse[f.Conn.BackendID]++
+		}
+	}
+	if len(homeless) > 0 {
+		// A backend that came meanwhile is there now; one that is not has gone.
+		now, err := w.table.Backends()
+		if err != nil {
+			return err
+		}
+		w.backends = now
+	}
+	for _, f := range homeless {
+		cut, err := w.cut(f.Flow)
+		if err != nil {
+			return err
+		}
+		if cut {
+			w.found.Cut++
+		} else {
+			w.found.InUse[f.Conn.BackendID]++
 		}
 	}
 	for _, f := range dead {
-		gone, err := s.expire(f.Flow, config)
+		gone, err := w.expire(f.Flow)
 		if err != nil {
-			return swept, nil, err
+			return err
 		}
 		if gone {
-			swept.Expired++
+			w.found.Expired++
 		} else {
-			backends[f.Conn.Backend.Addr()] = true
+			w.found.InUse[f.Conn.BackendID]++
 		}
 	}
-	swept.Orphans, err = s.sweepOrphans(now)
-	return swept, backends, err
+	return nil
+}
+
+// cut removes a flow if its backend is still not there.
+func (w *sweep) cut(flow datapath.Flow) (bool, error) {
+	c, ok, err := w.table.Conn(flow)
+	if err != nil || !ok {
+		return !ok, err
+	}
+	if _, there := w.backends[c.BackendID]; there {
+		return false, nil
+	}
+	return true, w.table.DeleteConn(flow)
 }
 
 // expire removes a flow if it is still expired.
-func (s *Sweeper) expire(flow datapath.Flow, config datapath.Config) (bool, error) {
-	now := s.clock()
-	c, ok, err := s.table.Conn(flow)
+func (w *sweep) expire(flow datapath.Flow) (bool, error) {
+	now := w.clock()
+	c, ok, err := w.table.Conn(flow)
 	if err != nil || !ok {
-		return ok, err
+		return !ok, err
 	}
 	f := datapath.FlowConn{Flow: flow, Conn: c}
-	if !expired(f, config.Lifetimes, now) {
+	if !expired(f, w.config.Lifetimes, now) {
 		return false, nil
 	}
-	if err := s.table.DeleteConn(flow); err != nil {
+	if err := w.table.DeleteConn(flow); err != nil {
 		return false, err
 	}
-	if c.Mode != datapath.SNAT {
+	b, there := w.backends[c.BackendID]
+	if c.Mode != datapath.SNAT || !there {
 		return true, nil
 	}
-	return true, s.dropWayBack(wayBack(f, config), flow)
+	return true, w.dropWayBack(wayBack(f, b, w.config), flow)
 }
 
 // dropWayBack removes the way back of a flow that is gone, unless the flow was
 // opened anew meanwhile or another one has the port.
-func (s *Sweeper) dropWayBack(reply, flow datapath.Flow) error {
-	n, ok, err := s.table.NAT(reply)
+func (w *sweep) dropWayBack(reply, flow datapath.Flow) error {
+	n, ok, err := w.table.NAT(reply)
 	if err != nil || !ok || clientFlow(datapath.FlowNAT{Flow: reply, NAT: n}) != flow {
 		return err
 	}
-	if _, reopened, err := s.table.Conn(flow); err != nil || reopened {
+	if _, reopened, err := w.table.Conn(flow); err != nil || reopened {
 		return err
 	}
-	return s.table.DeleteNAT(reply)
+	return w.table.DeleteNAT(reply)
 }
 
-// sweepOrphans removes the ways back that had no flow for OrphanGrace.
-func (s *Sweeper) sweepOrphans(now time.Duration) (int, error) {
+// waysBack removes the ways back that had no flow for OrphanGrace, and at once
+// those to backends that are not there.
+func (w *sweep) waysBack() error {
 	orphans := make(map[datapath.Flow]time.Duration)
-	var dead []datapath.FlowNAT
-	for n, err := range s.table.NATs() {
+	var dead, homeless []datapath.FlowNAT
+	for n, err := range w.table.NATs() {
 		if err != nil {
-			return 0, err
+			return err
 		}
-		belongs, err := s.belongs(n)
+		if _, there := w.backends[n.NAT.BackendID]; !there {
+			homeless = append(homeless, n)
+			continue
+		}
+		belongs, err := w.belongs(n)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if belongs {
 			continue
 		}
-		since, known := s.orphans[n.Flow]
+		since, known := w.orphans[n.Flow]
 		if !known {
-			since = now
+			since = w.now
 		}
 		orphans[n.Flow] = since
-		if now-since >= OrphanGrace {
+		if w.now-since >= OrphanGrace {
 			dead = append(dead, n)
+		} else {
+			w.found.InUse[n.NAT.BackendID]++ // its next packet restores the flow
 		}
 	}
-	s.orphans = orphans
-	removed := 0
+	w.Sweeper.orphans = orphans
 	for _, n := range dead {
-		if belongs, err := s.belongs(n); err != nil || belongs {
-			if err != nil {
-				return removed, err
-			}
+		belongs, err := w.belongs(n)
+		if err != nil {
+			return err
+		}
+		if belongs {
 			continue
 		}
-		if err := s.table.DeleteNAT(n.Flow); err != nil {
-			return removed, err
+		if err := w.removeOrphan(n); err != nil {
+			return err
 		}
-		delete(s.orphans, n.Flow)
-		removed++
 	}
-	return removed, nil
+	return w.cutWaysBack(homeless)
+}
+
+func (w *sweep) cutWaysBack(homeless []datapath.FlowNAT) error {
+	if len(homeless) == 0 {
+		return nil
+	}
+	backends, err := w.table.Backends()
+	if err != nil {
+		return err
+	}
+	for _, n := range homeless {
+		if _, there := backends[n.NAT.BackendID]; there {
+			w.found.InUse[n.NAT.BackendID]++
+			continue
+		}
+		if err := w.removeOrphan(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *sweep) removeOrphan(n datapath.FlowNAT) error {
+	if err := w.table.DeleteNAT(n.Flow); err != nil {
+		return err
+	}
+	delete(w.orphans, n.Flow)
+	w.found.Orphans++
+	return nil
 }
 
 // belongs says whether the flow of a way back is remembered, with this way back.
-func (s *Sweeper) belongs(n datapath.FlowNAT) (bool, error) {
-	c, ok, err := s.table.Conn(clientFlow(n))
-	if err != nil || !ok {
+func (w *sweep) belongs(n datapath.FlowNAT) (bool, error) {
+	flow := clientFlow(n)
+	c, ok, err := w.table.Conn(flow)
+	if err != nil || !ok || c.Mode != datapath.SNAT {
 		return false, err
 	}
-	return c.Mode == datapath.SNAT && c.Backend == n.Flow.Source && c.NATPort == n.Flow.Dest.Port(), nil
+	b, there := w.backends[c.BackendID]
+	return there && endpoint(b, flow) == n.Flow.Source && c.NATPort == n.Flow.Dest.Port(), nil
 }

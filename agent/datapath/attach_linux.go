@@ -18,10 +18,22 @@ func (p *program) Attach() error {
 	if err != nil {
 		return err
 	}
+	if pinned != nil {
+		defer pinned.Close()
+	}
+	if err := p.pinStages(); err != nil {
+		return err
+	}
+	if err := p.attach(present, pinned); err != nil {
+		return errors.Join(err, p.unpinStages())
+	}
+	return p.removeOtherStages()
+}
+
+func (p *program) attach(present *netlink.LinkAttrs, pinned link.Link) error {
 	if pinned == nil {
 		return p.attachNew(present)
 	}
-	defer pinned.Close()
 	if isOrphan(pinned) {
 		if err := pinned.Unpin(); err != nil {
 			return fmt.Errorf("remove the pin %s of a deleted interface: %w", p.pins.linkPath(), err)

@@ -26,6 +26,8 @@ var (
 	ErrForeignProgram = pin.ErrForeignProgram
 	// ErrOtherLayout: pinned maps were made by a version with other structs or sizes.
 	ErrOtherLayout = errors.New("pinned map has another layout")
+	// ErrFull: a map has no room for one more entry.
+	ErrFull = errors.New("no room")
 	// ErrInUse: another agent holds the pins.
 	ErrInUse = errors.New("another agent uses the pins")
 )
@@ -44,10 +46,25 @@ type Options struct {
 	Profile Profile
 	// Generic permits XDP's generic mode, which every driver has and which is slow. Linux only.
 	Generic bool
+	// Sizes of the maps to make; those that are pinned keep theirs unless another
+	// one is asked for, which is refused. Linux only: Windows' are fixed in the image.
+	Sizes Sizes
 	// Requirements are checked before anything is loaded; nil means Requirements().
 	Requirements []Requirement
 	// Step, if not nil, is told what has been done, in words for people.
 	Step func(string)
+}
+
+// Sizes are how many entries maps have; 0 is the default.
+type Sizes struct {
+	// Connections are IPv4's established flows; IPv6 has a quarter of it, and new
+	// flows of each family, which have had one packet, a quarter of the established.
+	Connections uint32
+	Services    uint32
+	// Backends are of all services together.
+	Backends uint32
+	// Sources are the allowed ranges of all services together.
+	Sources uint32
 }
 
 // Profile names a set of Windows components (see datapath_windows.go).

@@ -17,6 +17,9 @@ type program struct {
 	pins    *pinDir
 	maps    *Maps
 	program *ebpf.Program
+	// stages are the programs behind it. A map of programs empties itself when
+	// nobody has it open or pinned, so Attach pins it before it attaches.
+	stages *ebpf.Map
 	// tookOver: the maps were there.
 	tookOver bool
 }
@@ -69,18 +72,18 @@ func (p *program) load(spec *ebpf.CollectionSpec) error {
 	p.tookOver = len(created) < len(byName)
 	p.options.step("maps: %d created, %d taken over in %s", len(created), len(byName)-len(created), p.pins.path)
 
+	maps, err := newMaps(byName, *spec.Maps[bpf.LBMapMaglev].InnerMap, 0)
+	if err != nil {
+		return undo(err)
+	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: byName})
 	if err != nil {
 		return undo(explainLoad(err))
 	}
-	p.program = collection.DetachProgram(bpf.LBProgLb)
-	collection.Close() // its maps are clones of ours
-	if p.program == nil {
-		return undo(fmt.Errorf("the object has no program %q", bpf.LBProgLb))
-	}
-	maps, err := newMaps(byName, *spec.Maps[bpf.LBMapMaglev].InnerMap, 0)
-	if err != nil {
-		return undo(errors.Join(err, p.program.Close()))
+	p.program, p.stages = collection.DetachProgram(bpf.LBProgLb), collection.DetachMap(stagesMap)
+	collection.Close() // its maps are clones of ours, and the stages hold its programs
+	if p.program == nil || p.stages == nil {
+		return undo(fmt.Errorf("the object has no program %q or no map %q", bpf.LBProgLb, stagesMap))
 	}
 	p.maps = maps
 	id, _ := programID(p.program)
@@ -107,6 +110,9 @@ func (p *program) openMaps(spec *ebpf.CollectionSpec) (byName map[string]*ebpf.M
 			return byName, created, fmt.Errorf("the embedded object has no map %q", name)
 		}
 		mapSpec.Pinning = ebpf.PinByName
+		if err := p.resize(name, mapSpec); err != nil {
+			return byName, created, err
+		}
 		_, statErr := os.Lstat(filepath.Join(p.pins.path, name))
 		m, err := ebpf.NewMapWithOptions(mapSpec, ebpf.MapOptions{PinPath: p.pins.path})
 		switch {
@@ -136,13 +142,13 @@ func (p *program) Maps() *Maps    { return p.maps }
 func (p *program) TookOver() bool { return p.tookOver }
 
 func (p *program) Close() error {
-	return errors.Join(p.program.Close(), p.maps.close(), p.pins.close())
+	return errors.Join(p.program.Close(), p.stages.Close(), p.maps.close(), p.pins.close())
 }
 
 // Unload detaches before it removes, so that no packet meets a program without maps.
 func (p *program) Unload() error {
 	err := p.pins.unload()
-	return errors.Join(err, p.program.Close(), p.maps.close(), p.pins.close())
+	return errors.Join(err, p.program.Close(), p.stages.Close(), p.maps.close(), p.pins.close())
 }
 
 // Unload does for the pins of an agent that no longer runs what

@@ -207,7 +207,7 @@ func TestTakeoverRefusesMapsOfAnotherLayout(t *testing.T) {
 		name  string
 		other func(*ebpf.MapSpec)
 	}{
-		{"of another size", func(m *ebpf.MapSpec) { m.MaxEntries *= 2 }},
+		{"of another size than is asked for", func(m *ebpf.MapSpec) { m.MaxEntries *= 2 }},
 		{"with another value", func(m *ebpf.MapSpec) { m.ValueSize += 8; m.Value, m.Key = nil, nil }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -229,7 +229,9 @@ func TestTakeoverRefusesMapsOfAnotherLayout(t *testing.T) {
 			if err := m.Pin(filepath.Join(h.pins, bpf.LBMapServices)); err != nil {
 				t.Fatal(err)
 			}
-			_, err = h.start(t, h.options(t))
+			options := h.options(t)
+			options.Sizes.Services = 4096
+			_, err = h.start(t, options)
 			if !errors.Is(err, ErrOtherLayout) || !strings.Contains(err.Error(), "lbagent unload") {
 				t.Errorf("got %v, want ErrOtherLayout and what to do", err)
 			}

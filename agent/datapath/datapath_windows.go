@@ -13,15 +13,32 @@ import (
 )
 
 // Nothing in this file was run on a Windows host. It rests on these facts of
-// eBPF for Windows (efW) 0.21 and cilium/ebpf's Windows build:
+// eBPF for Windows (efW) 0.21.1, read in its sources, and cilium/ebpf's Windows build:
 //
 //   - ebpf.LoadCollection loads a native image (.sys) and returns its maps and
 //     programs by name; sizes are fixed in the image;
 //   - pins are names such as BPF:\lbagent\config, and live until they are removed or
 //     the machine restarts;
+//   - maps of programs and maps hold ids, not what they name (ebpf_maps.c): stages and
+//     Maglev tables go with the last handle unless they are pinned themselves, so
+//     every one of them is;
+//   - an image's loader enters the stages by itself (_ebpf_native_set_initial_map_values of
+//     ebpf_native.c); they are entered here again, which does no harm and does not
+//     depend on it. An entry is written at the key's first byte: there are ten;
 //   - there are no batches and no link update, and XDP for Windows refuses to
-//     replace an attached program: an agent that finds an attachment keeps its
-//     program as it is. A new image needs `lbagent unload` first.
+//     replace an attached program.
+//
+// A new image needs `lbagent unload` first, which ends its connections. What is
+// attached only calls the stages, so a new image's programs could take their places
+// while it stays, if they shared the maps of the old one. The one way to that is
+// LIBBPF_PIN_BY_NAME in a map's definition (_ebpf_native_reuse_map): the loader then
+// takes the map that is pinned under /ebpf/global/NAME, if type and sizes are the same.
+// It is not taken. Those names are the machine's: `config` and `events` of
+// somebody else's image would be shared with ours, unasked, where the sizes agree,
+// and two balancers could not be told apart by --pin-dir. A map of maps is refused
+// unless the template it was made with is alive (inner_map_id). And none of it
+// could be tried here: an upgrade that loses connections and says so is better
+// than one that may mix two layouts.
 
 // tableSize is MAGLEV_TABLE_SIZE of bpf/lib/maps.h: inner maps must have the
 // template's size there.
@@ -60,6 +77,10 @@ func Load(options Options) (Datapath, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := checkStages(options.PinDir); err != nil {
+			return nil, errors.Join(err, maps.close())
+		}
+		maps.keeper = newTableKeeper(maps, options.PinDir)
 		options.step("maps: %d taken over", len(byName))
 		return &image{options: options, maps: maps, tookOver: true}, nil
 	}
@@ -76,18 +97,91 @@ func Load(options Options) (Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("native image %s: %w", options.Image, err)
 	}
+	maps.keeper = newTableKeeper(maps, options.PinDir)
+	p := &image{options: options, maps: maps, program: collection.DetachProgram(bpf.LBProgLb)}
+	owned := make(map[string]*ebpf.Map, len(mapNames))
 	for _, name := range mapNames {
-		if err := collection.Maps[name].Pin(pin.Name(options.PinDir, name)); err != nil {
-			return nil, errors.Join(fmt.Errorf("pin map %s: %w", name, err), unpinMaps(collection.Maps))
-		}
+		owned[name] = collection.Maps[name]
 		delete(collection.Maps, name) // ours now: collection.Close leaves it open
 	}
-	p := &image{options: options, maps: maps, program: collection.DetachProgram(bpf.LBProgLb)}
-	if p.program == nil {
-		return nil, errors.Join(fmt.Errorf("native image %s has no program %q", options.Image, bpf.LBProgLb), p.Unload())
+	if err := p.pin(owned, collection); err != nil {
+		return nil, errors.Join(fmt.Errorf("native image %s: %w", options.Image, err), p.Unload())
 	}
 	options.step("maps: %d created; image %s loaded", len(mapNames), options.Image)
 	return p, nil
+}
+
+// pin enters the stages and pins all that must outlive the agent but the attachment.
+func (p *image) pin(owned map[string]*ebpf.Map, collection *ebpf.Collection) error {
+	if p.program == nil {
+		return fmt.Errorf("no program %q", bpf.LBProgLb)
+	}
+	for name, m := range owned {
+		if err := m.Pin(pin.Name(p.options.PinDir, name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	stages := collection.Maps[stagesMap]
+	if stages == nil {
+		return fmt.Errorf("no map %q", stagesMap)
+	}
+	for index, name := range stagePrograms {
+		stage := collection.Programs[name]
+		if stage == nil {
+			return fmt.Errorf("no program %q", name)
+		}
+		if err := stage.Pin(pin.Name(p.options.PinDir, name)); err != nil {
+			return fmt.Errorf("pin program %s: %w", name, err)
+		}
+		if err := stages.Put(uint32(index), stage); err != nil {
+			return fmt.Errorf("enter program %s as stage %d: %w", name, index, err)
+		}
+	}
+	if err := stages.Pin(pin.Name(p.options.PinDir, stagesMap)); err != nil {
+		return fmt.Errorf("pin map %s: %w", stagesMap, err)
+	}
+	return nil
+}
+
+// checkStages says whether an earlier agent's stages are all there: without its pin, a
+// stage has ended, and what would be its packets are drops.
+func checkStages(prefix string) error {
+	for _, name := range stagePrograms {
+		stage, err := ebpf.LoadPinnedProgram(pin.Name(prefix, name), nil)
+		if err != nil {
+			return fmt.Errorf("open the pinned program %s: %w; `lbagent unload` removes what is left of an earlier agent",
+				pin.Name(prefix, name), err)
+		}
+		if err := stage.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTableKeeper keeps the Maglev tables by pins under the prefix. An agent that is
+// killed between a table's pin and its entry leaves a pin that nobody looks for;
+// it takes the room of a table until the machine restarts.
+func newTableKeeper(maps *Maps, prefix string) *tableKeeper {
+	return &tableKeeper{
+		current: func(slot uint32) (ebpf.MapID, error) { return tableID(maps.maps.Maglev, slot) },
+		pin:     func(table *ebpf.Map, name string) error { return table.Pin(pin.Name(prefix, name)) },
+		unpin:   func(name string) error { return pin.RemoveMap(pin.Name(prefix, name)) },
+	}
+}
+
+// tableID is the id of a slot's table, 0 if there is none.
+func tableID(tables *ebpf.Map, slot uint32) (ebpf.MapID, error) {
+	var inner *ebpf.Map
+	err := tables.Lookup(slot, &inner)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read slot %d of the map maglev: %w", slot, err)
+	}
+	defer inner.Close()
+	return mapID(inner)
 }
 
 // pinnedMaps opens the maps of an earlier agent, nil when there are none.
@@ -105,16 +199,6 @@ func pinnedMaps(prefix string) (map[string]*ebpf.Map, error) {
 		byName[name] = m
 	}
 	return byName, nil
-}
-
-func unpinMaps(byName map[string]*ebpf.Map) error {
-	var faults []error
-	for _, m := range byName {
-		if m.IsPinned() {
-			faults = append(faults, m.Unpin())
-		}
-	}
-	return errors.Join(faults...)
 }
 
 func (p *image) Maps() *Maps    { return p.maps }
@@ -175,4 +259,36 @@ func (p *image) Unload() error {
 }
 
 // Unload removes the pins under a prefix; the last one of the attachment detaches.
-func Unload(prefix string) error { return pin.RemoveAll(prefix, linkPin, mapNames[:]) }
+func Unload(prefix string) error {
+	tables, err := tablePins(prefix)
+	names := append([]string{stagesMap}, mapNames...)
+	return errors.Join(err, pin.RemoveAll(prefix, linkPin, stagePrograms[:], append(names, tables...)))
+}
+
+// tablePins names the pins of the tables that the pinned map of them has.
+func tablePins(prefix string) (names []string, err error) {
+	tables, err := ebpf.LoadPinnedMap(pin.Name(prefix, bpf.LBMapMaglev), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the pinned map %s: %w", bpf.LBMapMaglev, err)
+	}
+	defer tables.Close()
+	var slots []uint32
+	var slot uint32
+	for err = tables.NextKey(nil, &slot); err == nil; err = tables.NextKey(slot, &slot) {
+		slots = append(slots, slot)
+	}
+	if !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, fmt.Errorf("read the keys of the map %s: %w", bpf.LBMapMaglev, err)
+	}
+	for _, slot := range slots {
+		id, err := tableID(tables, slot)
+		if err != nil {
+			return names, err
+		}
+		names = append(names, tablePin(slot, id))
+	}
+	return names, nil
+}

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 	"testing"
@@ -13,31 +14,34 @@ func TestMapsGiveBackWhatWasPut(t *testing.T) {
 	d := h.mustStart(t)
 	defer d.Close()
 	m := d.Maps()
-	if c, err := m.Config(); err != nil || c.Address.String() != "0.0.0.0" {
+	if c, err := m.Config(); err != nil || c.Address4.IsValid() || c.Address6.IsValid() {
 		t.Errorf("config before it was put: %+v, %v", c, err)
 	}
 	config := DefaultConfig()
-	config.Address, config.MTU, config.MAC = addr("20.1.1.1"), 1500, MAC{2, 0, 0, 0, 0, 1}
+	config.Address4, config.Address6, config.MTU, config.MAC = addr("20.1.1.1"), addr("fd20::1"), 1500, MAC{2, 0, 0, 0, 0, 1}
 	check(t, m.PutConfig(config))
+	config.Layout = layoutVersion
+	check(t, m.readConfigLocked())
 	if got, err := m.Config(); err != nil || got != config {
 		t.Errorf("config: got %+v, %v, want %+v", got, err, config)
 	}
-	backend := Backend{Address: addrPort("20.1.1.10:80"), Protocol: UDP}
-	check(t, m.PutBackend(5, backend))
-	if got, err := m.Backends(); err != nil || !reflect.DeepEqual(got, map[uint32]Backend{5: backend}) {
-		t.Errorf("backends: got %v, %v", got, err)
+	backends := map[uint32]Backend{
+		5: {Address: addrPort("20.1.1.10:80"), State: Active, Outer: netip.MustParsePrefix("10.9.0.0/16"), ServiceID: 7, ServiceSlot: 3},
+		6: {Address: addrPort("[fd20::10]:80"), State: Draining, Encap: L2, Outer: netip.MustParsePrefix("fd20::1/128")},
+	}
+	for id, b := range backends {
+		check(t, m.PutBackend(id, b))
+	}
+	check(t, m.readBackendsLocked())
+	if got, err := m.Backends(); err != nil || !reflect.DeepEqual(got, backends) {
+		t.Errorf("backends: got %v, %v, want %v", got, err, backends)
 	}
 	check(t, m.DeleteBackend(5))
-	if got, err := m.Backends(); err != nil || len(got) != 0 {
+	delete(backends, 5)
+	check(t, m.readBackendsLocked())
+	if got, err := m.Backends(); err != nil || !reflect.DeepEqual(got, backends) {
 		t.Errorf("backends after the delete: got %v, %v", got, err)
 	}
-	mac := MAC{2, 0, 0, 0, 0, 9}
-	check(t, m.PutNeighbour(addr("20.1.1.10"), mac))
-	if got, err := m.Neighbours(); err != nil || got[addr("20.1.1.10")] != mac || len(got) != 1 {
-		t.Errorf("neighbours: got %v, %v", got, err)
-	}
-	check(t, m.DeleteNeighbour(addr("20.1.1.10")))
-	check(t, m.DeleteNeighbour(addr("20.1.1.10"))) // nothing there: fine
 	if drops, err := m.Drops(); err != nil || len(drops) != int(bpf.LBDropReasonDROP_REASON_MAX)-1 || drops["no_backend"] != 0 {
 		t.Errorf("drops: got %v, %v", drops, err)
 	}
@@ -80,8 +84,11 @@ func TestFlowsGiveBackWhatWasPut(t *testing.T) {
 	for i := range n {
 		flow := Flow{Source: addrPort("20.1.1.100:40000"), Dest: addrPort("40.1.1.1:80"), Protocol: TCP}
 		flow.Dest = withPort(flow.Dest, uint16(i+1))
-		check(t, m.PutConn(flow, Conn{RxBytes: uint64(i), Backend: addrPort("20.1.1.10:80"), NATPort: 40001, Mode: SNAT, Flags: SeenNonSYN | Reset}))
-		check(t, m.PutNAT(flow, NAT{Client: addrPort("20.1.1.100:40000"), VIP: addrPort("40.1.1.1:80"), BackendID: 3}))
+		if i%3 == 1 {
+			flow.Source, flow.Dest = addrPort("[fd20::100]:40000"), netip.AddrPortFrom(addr("fd40::1"), uint16(i+1))
+		}
+		check(t, m.PutConn(flow, Conn{RxBytes: uint64(i), BackendID: 3, NATPort: 40001, Mode: SNAT, Flags: SeenNonSYN | Reset, New: i%2 == 0}))
+		check(t, m.PutNAT(flow, NAT{Client: flow.Source, VIP: flow.Dest, BackendID: 3, New: i%2 == 0}))
 	}
 	seen := make(map[Flow]Conn)
 	for f, err := range m.Conns() {
@@ -92,15 +99,15 @@ func TestFlowsGiveBackWhatWasPut(t *testing.T) {
 	for f, err := range m.NATs() {
 		check(t, err)
 		nats++
-		if f.NAT.Client != addrPort("20.1.1.100:40000") || f.NAT.VIP != addrPort("40.1.1.1:80") || f.NAT.BackendID != 3 {
+		if f.NAT.Client != f.Flow.Source || f.NAT.VIP != f.Flow.Dest || f.NAT.BackendID != 3 {
 			t.Fatalf("way back: %+v", f)
 		}
 	}
 	if len(seen) != n || nats != n {
 		t.Errorf("saw %d flows and %d ways back, want %d of each", len(seen), nats, n)
 	}
-	flow := Flow{Source: addrPort("20.1.1.100:40000"), Dest: addrPort("40.1.1.1:17"), Protocol: TCP}
-	want := Conn{RxBytes: 16, Backend: addrPort("20.1.1.10:80"), NATPort: 40001, Mode: SNAT, Flags: SeenNonSYN | Reset}
+	flow := Flow{Source: addrPort("20.1.1.100:40000"), Dest: addrPort("40.1.1.1:19"), Protocol: TCP}
+	want := Conn{RxBytes: 18, BackendID: 3, NATPort: 40001, Mode: SNAT, Flags: SeenNonSYN | Reset, New: true}
 	if seen[flow] != want {
 		t.Errorf("flow %v: got %+v, want %+v", flow, seen[flow], want)
 	}

@@ -43,7 +43,7 @@ func (d *pinDir) unload() error {
 	if err := pin.RemoveLink(d.linkPath()); err != nil {
 		return err
 	}
-	var faults []error
+	faults := []error{d.removeStages("")}
 	for _, name := range mapNames {
 		if err := os.Remove(filepath.Join(d.path, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			faults = append(faults, fmt.Errorf("remove the pin: %w", err))

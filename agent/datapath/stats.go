@@ -60,6 +60,25 @@ func (m *Maps) Drops() (map[string]uint64, error) {
 	return drops, nil
 }
 
+// icmpDeeds are the names of the entries of icmp_packets (enum icmp_deed).
+var icmpDeeds = [bpf.LBIcmpDeedICMP_DEED_MAX]string{"echo_answered", "error_to_backend", "error_to_client", "too_big_sent"}
+
+// ICMP returns what was done about ICMP, by deed, in packets.
+func (m *Maps) ICMP() (map[string]uint64, error) {
+	deeds := make(map[string]uint64, len(icmpDeeds))
+	for i, deed := range icmpDeeds {
+		var perCPU []uint64
+		if err := m.maps.IcmpPackets.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("read %s of the map icmp_packets: %w", deed, err)
+		}
+		deeds[deed] = 0
+		for _, n := range perCPU {
+			deeds[deed] += n
+		}
+	}
+	return deeds, nil
+}
+
 func traffic(stats *ebpf.Map, index uint32) (Traffic, error) {
 	var perCPU []bpf.LBTraffic
 	if err := stats.Lookup(index, &perCPU); err != nil {

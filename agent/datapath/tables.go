@@ -3,6 +3,8 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -44,23 +46,108 @@ func (m *Maps) Table(slot uint32) ([]uint32, error) {
 // being looked up in the old one any more: the kernel waits for running
 // programs after it has replaced an inner map (maybe_wait_bpf_programs, 4.15).
 func (m *Maps) PutTable(slot uint32, table []uint32) error {
+	inner, err := m.newTable(table)
+	if err != nil {
+		return err
+	}
+	defer inner.Close()
+	return m.enterTable(slot, inner)
+}
+
+// enterTable puts a table that is filled into its slot.
+func (m *Maps) enterTable(slot uint32, inner *ebpf.Map) error {
+	write := func() error {
+		return m.full(m.maps.Maglev, fmt.Sprintf("write slot %d of the map maglev", slot), m.maps.Maglev.Put(slot, inner))
+	}
+	if m.keeper == nil {
+		return write()
+	}
+	id, err := mapID(inner)
+	if err != nil {
+		return err
+	}
+	return m.keeper.put(slot, inner, id, write)
+}
+
+func mapID(of *ebpf.Map) (ebpf.MapID, error) {
+	info, err := of.Info()
+	if err != nil {
+		return 0, fmt.Errorf("read a Maglev table's info: %w", err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("a Maglev table has no id")
+	}
+	return id, nil
+}
+
+// tablesAtOnce bounds the open files of PutTables.
+const tablesAtOnce = 512
+
+// PutTables does for many slots what PutTable does for one. Where the kernel has
+// batches for maps of maps (Linux 5.19), it waits for running programs once in
+// a while only, not for each.
+func (m *Maps) PutTables(tables map[uint32][]uint32) error {
+	for slots := range slices.Chunk(slices.Sorted(maps.Keys(tables)), tablesAtOnce) {
+		if err := m.putTables(slots, tables); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Maps) putTables(slots []uint32, tables map[uint32][]uint32) (err error) {
+	inner := make([]*ebpf.Map, 0, len(slots))
+	defer func() {
+		for _, t := range inner {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	fds := make([]uint32, 0, len(slots))
+	for _, slot := range slots {
+		t, err := m.newTable(tables[slot])
+		if err != nil {
+			return err
+		}
+		inner = append(inner, t)
+		fds = append(fds, uint32(t.FD()))
+	}
+	if m.keeper == nil {
+		n, err := m.maps.Maglev.BatchUpdate(slots, fds, nil)
+		if err == nil && n == len(slots) {
+			return nil
+		}
+	}
+	for i, slot := range slots {
+		if err := m.enterTable(slot, inner[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Maps) newTable(table []uint32) (*ebpf.Map, error) {
 	spec := m.table
 	spec.MaxEntries = uint32(len(table))
 	inner, err := ebpf.NewMap(&spec)
 	if err != nil {
-		return fmt.Errorf("create a Maglev table of %d slots: %w", len(table), err)
+		return nil, fmt.Errorf("create a Maglev table of %d slots: %w", len(table), err)
 	}
-	defer inner.Close()
 	if err := writeTable(inner, table); err != nil {
-		return fmt.Errorf("fill a Maglev table of %d slots: %w", len(table), err)
+		return nil, errors.Join(fmt.Errorf("fill a Maglev table of %d slots: %w", len(table), err), inner.Close())
 	}
-	return explain(fmt.Sprintf("write slot %d of the map maglev", slot), m.maps.Maglev.Put(slot, inner))
+	return inner, nil
 }
 
 // DeleteTable removes a slot's table; there being none is no error.
 func (m *Maps) DeleteTable(slot uint32) error {
-	return explain(fmt.Sprintf("delete slot %d of the map maglev", slot),
-		absentIsFine(m.maps.Maglev.Delete(slot)))
+	remove := func() error {
+		return explain(fmt.Sprintf("delete slot %d of the map maglev", slot), absentIsFine(m.maps.Maglev.Delete(slot)))
+	}
+	if m.keeper == nil {
+		return remove()
+	}
+	return m.keeper.remove(slot, remove)
 }
 
 // writeTable fills an array map with one system call where the kernel has

@@ -2,9 +2,9 @@ package decap
 
 import (
 	"errors"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -65,7 +65,7 @@ func (n *node) occupyMark() {
 func (n *node) refused(o Options, want string) {
 	n.t.Helper()
 	hooks, programs, pins, clsact := n.hooks(), n.programs(), n.pinNames(), n.hasClsact()
-	o.Balancer = netip.MustParseAddr(otherBalancer)
+	o.Tunnels = tunnels(backend, otherBalancer)
 	_, err := Attach(n.t.Context(), o)
 	if err == nil || !strings.Contains(err.Error(), want) {
 		n.t.Fatalf("Attach says %v, want %q", err, want)
@@ -87,7 +87,7 @@ func (n *node) refused(o Options, want string) {
 	}
 	s, err := Status(n.t.Context(), n.pins)
 	must(n.t, err)
-	if s.Balancer.String() != balancer || s.Address.String() != backend {
+	if !reflect.DeepEqual(s.Tunnels, tunnels(backend, balancer)) {
 		n.t.Errorf("status is %+v, want %s from %s", s, backend, balancer)
 	}
 	n.sendEncapsulated(otherBalancer, backend, "from the other balancer")
@@ -102,7 +102,7 @@ func TestAnInterfaceThatRefusesLeavesTheAttachmentWhereItIs(t *testing.T) {
 		o.Interface = "lo"
 		n.refused(o, "--generic takes the slow mode")
 		n.attach(variants(n)[variant], variant)
-		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " 20.1.1.10<-20.1.1.1 decapsulated 1/38 malformed 0")
+		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 1/38 malformed 0")
 	})
 }
 
@@ -170,7 +170,7 @@ func TestAFailedUpdateLeavesTheProgramThatRan(t *testing.T) {
 		n.attach(variants(n)[variant], "updated")
 		n.sendEncapsulated(balancer, backend, "x")
 		n.expect("x")
-		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " 20.1.1.10<-20.1.1.1 decapsulated 1/29 malformed 0")
+		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 1/29 malformed 0")
 	})
 }
 
@@ -191,7 +191,7 @@ func TestAnotherInterfaceTakesTheAttachment(t *testing.T) {
 			if hooks := n.hooks(); hooks != "" || n.hasClsact() {
 				t.Errorf("after %s moved to %s elsewhere, eth0 has %q, clsact %v", variant, to, hooks, n.hasClsact())
 			}
-			n.expectStatus("true wire " + string(o.Hook) + " 20.1.1.10<-20.1.1.1 decapsulated 0/0 malformed 0")
+			n.expectStatus("true wire " + string(o.Hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 0/0 malformed 0")
 			must(t, Detach(t.Context(), n.pins))
 			if left := n.pinned(); len(left) > 0 {
 				t.Errorf("left in the bpffs: %v", left)

@@ -41,11 +41,9 @@ const (
 type Options struct {
 	// Interface is where encapsulated packets arrive, such as eth0.
 	Interface string
-	// Address is the backend's: outer destinations other than it are left alone.
-	Address netip.Addr
-	// Balancer is the outer source to accept; 0.0.0.0 accepts any.
-	Balancer netip.Addr
-	Hook     Hook
+	// Tunnels are what to strip, at most one a family: all else is left alone.
+	Tunnels []api.Tunnel
+	Hook    Hook
 	// PinDir is a directory on a bpffs; Attach makes it, its parent must be
 	// there. On Windows it is a prefix of the pins' names.
 	PinDir string
@@ -89,13 +87,78 @@ func (o Options) check() error {
 	if o.Interface == "" {
 		return &OptionError{"interface", "is missing: the interface where encapsulated packets arrive, such as eth0"}
 	}
-	if !o.Address.Is4() || o.Address.IsUnspecified() {
-		return &OptionError{"address", "is missing or no IPv4 address: the backend's own, such as 20.1.1.10"}
-	}
-	if !o.Balancer.Is4() {
-		return &OptionError{"balancer", "is missing or no IPv4 address: the load balancer's, such as 20.1.1.1, or 0.0.0.0 to accept any"}
+	if err := checkTunnels(o.Tunnels); err != nil {
+		return err
 	}
 	return checkPinDir(o.PinDir)
+}
+
+func checkTunnels(tunnels []api.Tunnel) error {
+	if len(tunnels) == 0 {
+		return &OptionError{"address", "is missing: the backend's own, such as 20.1.1.10"}
+	}
+	families := make(map[bool]bool)
+	for _, t := range tunnels {
+		switch {
+		case !t.Address.IsValid() || t.Address.IsUnspecified() || t.Address.Is4In6() || t.Address.Zone() != "":
+			return &OptionError{"address", fmt.Sprintf("%s is no backend's own address, such as 20.1.1.10", t.Address)}
+		case !t.Balancer.IsValid() || t.Balancer.Addr().Is4() != t.Address.Is4():
+			return &OptionError{"balancer", fmt.Sprintf("is missing for %s: the load balancer's address of that family, "+
+				"or the prefix of its outer sources; 0.0.0.0 or :: accepts any", t.Address)}
+		case families[t.Address.Is4()]:
+			return &OptionError{"address", fmt.Sprintf("%s is the second of its family: there is one outer destination each", t.Address)}
+		}
+		families[t.Address.Is4()] = true
+	}
+	return nil
+}
+
+// Pair makes tunnels of addresses and of the balancers of their families. A
+// balancer is an address or a prefix; the unspecified address accepts any.
+func Pair(addresses, balancers []string) ([]api.Tunnel, error) {
+	sources := make(map[bool]netip.Prefix)
+	for _, text := range balancers {
+		p, err := parseSource(text)
+		if err != nil {
+			return nil, err
+		}
+		if _, twice := sources[p.Addr().Is4()]; twice {
+			return nil, &OptionError{"balancer", fmt.Sprintf("%s is the second of its family", text)}
+		}
+		sources[p.Addr().Is4()] = p
+	}
+	tunnels := make([]api.Tunnel, 0, len(addresses))
+	for _, text := range addresses {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, &OptionError{"address", fmt.Sprintf("%q is no address", text)}
+		}
+		tunnels = append(tunnels, api.Tunnel{Address: a, Balancer: sources[a.Is4()]})
+	}
+	return tunnels, nil
+}
+
+func parseSource(text string) (netip.Prefix, error) {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p.Masked(), nil
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" {
+		return netip.Prefix{}, &OptionError{"balancer", fmt.Sprintf("%q is neither an address nor a prefix", text)}
+	}
+	if a.IsUnspecified() {
+		return netip.PrefixFrom(a, 0), nil
+	}
+	return netip.PrefixFrom(a, a.BitLen()), nil
+}
+
+// Describe is the tunnels for people.
+func Describe(tunnels []api.Tunnel) string {
+	parts := make([]string, len(tunnels))
+	for i, t := range tunnels {
+		parts[i] = t.String()
+	}
+	return strings.Join(parts, " and ")
 }
 
 func checkPinDir(dir string) error {
@@ -112,9 +175,9 @@ func checkPinDir(dir string) error {
 type traffic struct{ decapsulated, bytes, passed, malformed uint64 }
 
 // status joins what the maps and the attachment say.
-func status(attached bool, iface string, hook Hook, address, balancer netip.Addr, t traffic) api.DecapStatus {
+func status(attached bool, iface string, hook Hook, tunnels []api.Tunnel, t traffic) api.DecapStatus {
 	return api.DecapStatus{
-		Attached: attached, Interface: iface, Hook: string(hook), Address: address, Balancer: balancer,
+		Attached: attached, Interface: iface, Hook: string(hook), Tunnels: tunnels,
 		Decapsulated: t.decapsulated, Bytes: t.bytes, Passed: t.passed, Malformed: t.malformed,
 	}
 }

@@ -57,7 +57,7 @@ func Attach(ctx context.Context, o Options) (done string, err error) {
 	// A new map is filled before the attachment, for a program without
 	// configuration passes everything; a kept one serves the program that runs.
 	if !p.kept[configMap] {
-		if err := writeConfig(p.maps[configMap], o.Address, o.Balancer); err != nil {
+		if err := writeConfig(p.maps[configMap], o.Tunnels); err != nil {
 			return "", pin.Explain(err)
 		}
 	}
@@ -84,7 +84,7 @@ func Attach(ctx context.Context, o Options) (done string, err error) {
 	if err := c.finish(); err != nil {
 		return "", fmt.Errorf("%s is on %s, but what it replaces was not removed: %w", p.name, o.Interface, err)
 	}
-	return fmt.Sprintf("%s on %s: %s; strips what %s sends to %s", p.name, o.Interface, how, o.Balancer, o.Address), nil
+	return fmt.Sprintf("%s on %s: %s; strips %s", p.name, o.Interface, how, Describe(o.Tunnels)), nil
 }
 
 // configure writes to a kept configuration.
@@ -93,12 +93,12 @@ func (p *program) configure(c *change, o Options) error {
 	if !p.kept[configMap] {
 		return nil
 	}
-	address, balancer, err := readConfig(m)
+	tunnels, err := readConfig(m)
 	if err != nil {
 		return err
 	}
-	c.onFailure(func() error { return writeConfig(m, address, balancer) })
-	return writeConfig(m, o.Address, o.Balancer)
+	c.onFailure(func() error { return writeConfig(m, tunnels) })
+	return writeConfig(m, o.Tunnels)
 }
 
 // Detach removes the attachment, the pins and the directory, and is content
@@ -143,7 +143,7 @@ func Status(ctx context.Context, dir string) (api.DecapStatus, error) {
 	if len(maps) < len(mapNames()) {
 		return api.DecapStatus{}, nil
 	}
-	address, balancer, err := readConfig(maps[configMap])
+	tunnels, err := readConfig(maps[configMap])
 	if err != nil {
 		return api.DecapStatus{}, err
 	}
@@ -155,7 +155,7 @@ func Status(ctx context.Context, dir string) (api.DecapStatus, error) {
 	if err != nil {
 		return api.DecapStatus{}, err
 	}
-	return status(attached, pins.iface(), hook, address, balancer, counted), nil
+	return status(attached, pins.iface(), hook, tunnels, counted), nil
 }
 
 func interfaceByName(name string) (netlink.Link, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -177,7 +176,7 @@ func (n *node) expect(text string) {
 
 func (n *node) options(hook Hook) Options {
 	return Options{Interface: "eth0", Hook: hook, PinDir: n.pins,
-		Address: netip.MustParseAddr(backend), Balancer: netip.MustParseAddr(balancer)}
+		Tunnels: tunnels(backend, balancer)}
 }
 
 // attach attaches and checks what Attach says about it.
@@ -195,8 +194,8 @@ func (n *node) expectStatus(want string) {
 	n.t.Helper()
 	s, err := Status(n.t.Context(), n.pins)
 	must(n.t, err)
-	got := fmt.Sprintf("%v %s %s %s<-%s decapsulated %d/%d malformed %d",
-		s.Attached, s.Interface, s.Hook, s.Address, s.Balancer, s.Decapsulated, s.Bytes, s.Malformed)
+	got := fmt.Sprintf("%v %s %s %s decapsulated %d/%d malformed %d",
+		s.Attached, s.Interface, s.Hook, Describe(s.Tunnels), s.Decapsulated, s.Bytes, s.Malformed)
 	if got != want {
 		n.t.Fatalf("status\n%s, want\n%s", got, want)
 	}
@@ -232,7 +231,7 @@ func eachVariant(t *testing.T, test func(*testing.T, *node, string)) {
 func TestOnlyTheBalancersPacketsToThisBackendAreStripped(t *testing.T) {
 	eachVariant(t, func(t *testing.T, n *node, variant string) {
 		n.attach(variants(n)[variant], variant+", attached")
-		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " 20.1.1.10<-20.1.1.1 decapsulated 0/0 malformed 0")
+		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 0/0 malformed 0")
 		n.sendEncapsulated("20.1.1.2", backend, "from another balancer")
 		n.sendEncapsulated(balancer, "20.1.1.20", "to another backend")
 		n.send(datagram("not encapsulated"))
@@ -242,7 +241,7 @@ func TestOnlyTheBalancersPacketsToThisBackendAreStripped(t *testing.T) {
 		n.expect("not encapsulated")
 		n.expect("hello")
 		n.expect("world")
-		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " 20.1.1.10<-20.1.1.1 decapsulated 2/66 malformed 1")
+		n.expectStatus("true eth0 " + string(variants(n)[variant].Hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 2/66 malformed 1")
 	})
 }
 
@@ -258,12 +257,12 @@ func TestAttachAgainKeepsWhatIsRight(t *testing.T) {
 		}
 		n.attach(o, variant+", "+again)
 
-		o.Balancer = netip.MustParseAddr("20.1.1.2")
+		o.Tunnels = tunnels(backend, "20.1.1.2")
 		n.attach(o, variant+", "+again)
 		n.sendEncapsulated(balancer, backend, "from the old balancer")
 		n.sendEncapsulated("20.1.1.2", backend, "two")
 		n.expect("two")
-		n.expectStatus("true eth0 " + string(o.Hook) + " 20.1.1.10<-20.1.1.2 decapsulated 2/62 malformed 0")
+		n.expectStatus("true eth0 " + string(o.Hook) + " what 20.1.1.2 sends to 20.1.1.10 decapsulated 2/62 malformed 0")
 	})
 }
 
@@ -276,7 +275,7 @@ func TestAnotherHookReplacesTheFirst(t *testing.T) {
 		n.attach(o, variant+", attached")
 		n.sendEncapsulated(balancer, backend, "x")
 		n.expect("x")
-		n.expectStatus(fmt.Sprintf("true eth0 %s 20.1.1.10<-20.1.1.1 decapsulated %d/%d malformed 0", o.Hook, i+1, 29*(i+1)))
+		n.expectStatus(fmt.Sprintf("true eth0 %s what 20.1.1.1 sends to 20.1.1.10 decapsulated %d/%d malformed 0", o.Hook, i+1, 29*(i+1)))
 		if got, want := n.hooks(), variant; got != want {
 			t.Fatalf("after %v: on the interface are %q", order[:i+1], got)
 		}
@@ -322,7 +321,7 @@ func TestDetachLeavesNothing(t *testing.T) {
 		n.attach(variants(n)[variant], "attached")
 		for range 2 { // the second time there is nothing to do
 			must(t, Detach(t.Context(), n.pins))
-			n.expectStatus("false   invalid IP<-invalid IP decapsulated 0/0 malformed 0")
+			n.expectStatus("false    decapsulated 0/0 malformed 0")
 			if left := n.pinned(); len(left) > 0 {
 				t.Errorf("left in the bpffs: %v", left)
 			}
@@ -338,12 +337,12 @@ func TestADeletedInterfaceShowsAndANewOneIsTaken(t *testing.T) {
 		o := variants(n)[variant]
 		n.attach(o, "attached")
 		must(t, netlink.LinkDel(n.eth0))
-		n.expectStatus("false eth0 " + string(o.Hook) + " 20.1.1.10<-20.1.1.1 decapsulated 0/0 malformed 0")
+		n.expectStatus("false eth0 " + string(o.Hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 0/0 malformed 0")
 		n.addEth0()
 		n.attach(o, "attached")
 		n.sendEncapsulated(balancer, backend, "again")
 		n.expect("again")
-		n.expectStatus("true eth0 " + string(o.Hook) + " 20.1.1.10<-20.1.1.1 decapsulated 1/33 malformed 0")
+		n.expectStatus("true eth0 " + string(o.Hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 1/33 malformed 0")
 		must(t, netlink.LinkDel(n.eth0))
 		must(t, Detach(t.Context(), n.pins))
 		if left := n.pinned(); len(left) > 0 {
@@ -363,7 +362,7 @@ func TestStatusOfALinkNeedsNoNamespace(t *testing.T) {
 			outside, err := netns.New()
 			must(t, err)
 			defer outside.Close()
-			n.expectStatus("true eth0 " + string(hook) + " 20.1.1.10<-20.1.1.1 decapsulated 0/0 malformed 0")
+			n.expectStatus("true eth0 " + string(hook) + " what 20.1.1.1 sends to 20.1.1.10 decapsulated 0/0 malformed 0")
 			must(t, netns.Set(inside))
 		})
 	}

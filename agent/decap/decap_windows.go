@@ -36,7 +36,7 @@ func Attach(ctx context.Context, o Options) (string, error) {
 	}
 	if config, err := ebpf.LoadPinnedMap(pin.Name(o.PinDir, configMap), nil); err == nil {
 		defer config.Close()
-		return "kept, configuration written", writeConfig(config, o.Address, o.Balancer)
+		return "kept, configuration written", writeConfig(config, o.Tunnels)
 	}
 	if o.Image == "" {
 		return "", fmt.Errorf("%w without a native image: give --image decap_xdp.sys; a JIT build of efW 0.21 loads the object instead: "+
@@ -52,7 +52,7 @@ func Attach(ctx context.Context, o Options) (string, error) {
 	if p == nil || config == nil || stats == nil {
 		return "", fmt.Errorf("native image %s lacks %s, %s or %s: is it made from decap_xdp.o?", o.Image, bpf.DecapXDPProgDecapXdp, configMap, statsMap)
 	}
-	if err := writeConfig(config, o.Address, o.Balancer); err != nil {
+	if err := writeConfig(config, o.Tunnels); err != nil {
 		return "", err
 	}
 	attached, err := link.AttachRawLink(link.RawLinkOptions{Program: p, Attach: ebpf.AttachWindowsXDPTest})
@@ -64,7 +64,7 @@ func Attach(ctx context.Context, o Options) (string, error) {
 		config.Pin(pin.Name(o.PinDir, configMap)), stats.Pin(pin.Name(o.PinDir, statsMap))); err != nil {
 		return "", fmt.Errorf("pin %s: %w", o.Image, errors.Join(err, Detach(ctx, o.PinDir)))
 	}
-	return fmt.Sprintf("%s on every interface (efW 0.21 takes no single one here); strips what %s sends to %s", o.Image, o.Balancer, o.Address), nil
+	return fmt.Sprintf("%s on every interface (efW 0.21 takes no single one here); strips %s", o.Image, Describe(o.Tunnels)), nil
 }
 
 // Detach removes the pins; the link's detaches.
@@ -72,7 +72,7 @@ func Detach(_ context.Context, prefix string) error {
 	if err := checkPinDir(prefix); err != nil {
 		return err
 	}
-	return pin.RemoveAll(prefix, linkPin, mapNames())
+	return pin.RemoveAll(prefix, linkPin, nil, mapNames())
 }
 
 // Status reads the pins. Windows cannot be asked what is attached to an
@@ -93,7 +93,7 @@ func Status(_ context.Context, prefix string) (api.DecapStatus, error) {
 		}
 		maps[name] = m
 	}
-	address, balancer, err := readConfig(maps[configMap])
+	tunnels, err := readConfig(maps[configMap])
 	if err != nil {
 		return api.DecapStatus{}, err
 	}
@@ -105,5 +105,5 @@ func Status(_ context.Context, prefix string) (api.DecapStatus, error) {
 	if err == nil {
 		defer l.Close()
 	}
-	return status(err == nil, "", XDP, address, balancer, counted), nil
+	return status(err == nil, "", XDP, tunnels, counted), nil
 }

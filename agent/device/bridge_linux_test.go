@@ -1,7 +1,6 @@
 package device
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -15,7 +14,7 @@ func TestInterfaceThatLeavesABridgeHasNotGone(t *testing.T) {
 	pair := testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24")
 	changes, ended := make(chan Device, 8), make(chan error, 1)
 	pair.Balancer.Do(t, func() {
-		d, err := Read("eth0", netip.Addr{})
+		d, err := Read("eth0")
 		if err != nil {
 			t.Error(err)
 			return

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // Device is an interface as the data path needs it.
@@ -16,8 +17,8 @@ type Device struct {
 	// MTU is in bytes of IP.
 	MTU int
 	MAC [6]byte
-	// Address is the balancer's own.
-	Address netip.Addr
+	// Address4 and Address6 are the balancer's own; one of them may be invalid.
+	Address4, Address6 netip.Addr
 }
 
 // Errors that a caller may handle.
@@ -36,10 +37,11 @@ func (u unusable) Unwrap() error { return u.error }
 
 func (u unusable) Is(target error) bool { return target == ErrUnusable }
 
-// Read reads the interface name. The balancer's address is address if that is
-// valid, and must be one of the interface's then; else the interface's first IPv4 address.
-// What the caller asked for and cannot be is ErrUnusable.
-func Read(name string, address netip.Addr) (Device, error) {
+// Read reads the interface name. Of each family, the balancer's address is the
+// one that is asked for, which must be the interface's, else the interface's first:
+// of IPv6, the first that is of more than one link. What the caller asked for and
+// cannot be is ErrUnusable.
+func Read(name string, asked ...netip.Addr) (Device, error) {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
 		return Device{}, unusable{fmt.Errorf("interface %q: %w%s", name, err, presentNames())}
@@ -49,42 +51,67 @@ func Read(name string, address netip.Addr) (Device, error) {
 		return Device{}, unusable{fmt.Errorf("interface %q has no Ethernet address: only Ethernet interfaces are balanced on", name)}
 	}
 	d.MAC = [6]byte(i.HardwareAddr)
-	addresses, err := ipv4Of(i)
+	addresses, err := addressesOf(i)
 	if err != nil {
 		return Device{}, err
 	}
-	switch {
-	case len(addresses) == 0:
-		return Device{}, unusable{fmt.Errorf("interface %q has no IPv4 address", name)}
-	case !address.IsValid():
-		d.Address = addresses[0]
-		return d, nil
+	if len(addresses) == 0 {
+		return Device{}, unusable{fmt.Errorf("interface %q has no address, of neither IPv4 nor IPv6", name)}
+	}
+	for _, a := range asked {
+		if !slices.Contains(addresses, a) {
+			return Device{}, unusable{fmt.Errorf("interface %q does not have the address %s, only %v", name, a, addresses)}
+		}
+		if has := d.own(a); has.IsValid() {
+			return Device{}, unusable{fmt.Errorf("%s and %s are of one family: the balancer uses one address of each", *has, a)}
+		}
+		*d.own(a) = a
 	}
 	for _, a := range addresses {
-		if a == address {
-			d.Address = a
-			return d, nil
+		if own := d.own(a); !own.IsValid() {
+			*own = a
 		}
 	}
-	return Device{}, unusable{fmt.Errorf("interface %q does not have the address %s, only %v", name, address, addresses)}
+	return d, nil
 }
 
-func ipv4Of(i *net.Interface) ([]netip.Addr, error) {
+// own is the balancer's address of a's family.
+func (d *Device) own(a netip.Addr) *netip.Addr {
+	if a.Is4() {
+		return &d.Address4
+	}
+	return &d.Address6
+}
+
+// Addresses names the balancer's own, for people.
+func (d Device) Addresses() string {
+	switch {
+	case !d.Address6.IsValid():
+		return d.Address4.String()
+	case !d.Address4.IsValid():
+		return d.Address6.String()
+	}
+	return fmt.Sprintf("%s and %s", d.Address4, d.Address6)
+}
+
+// addressesOf returns the addresses that can be the balancer's own.
+func addressesOf(i *net.Interface) ([]netip.Addr, error) {
 	all, err := i.Addrs()
 	if err != nil {
 		return nil, fmt.Errorf("read the addresses of interface %q: %w", i.Name, err)
 	}
-	var v4 []netip.Addr
+	var own []netip.Addr
 	for _, a := range all {
 		prefix, ok := a.(*net.IPNet)
 		if !ok {
 			continue
 		}
-		if address, ok := netip.AddrFromSlice(prefix.IP.To4()); ok {
-			v4 = append(v4, address)
+		address, ok := netip.AddrFromSlice(prefix.IP)
+		if address = address.Unmap(); ok && (address.Is4() || address.IsGlobalUnicast()) {
+			own = append(own, address)
 		}
 	}
-	return v4, nil
+	return own, nil
 }
 
 // presentNames helps who mistyped a name.

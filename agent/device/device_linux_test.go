@@ -23,12 +23,23 @@ func TestReadChoosesTheAddress(t *testing.T) {
 		if err := netlink.AddrAdd(eth0, second); err != nil {
 			t.Error(err)
 		}
-		d, err := Read("eth0", netip.Addr{})
-		if err != nil || d.Address.String() != "20.1.1.1" || d.Index != eth0.Attrs().Index || d.MTU != 1500 ||
+		d, err := Read("eth0")
+		if err != nil || d.Address4.String() != "20.1.1.1" || d.Index != eth0.Attrs().Index || d.MTU != 1500 ||
 			string(d.MAC[:]) != string(eth0.Attrs().HardwareAddr) {
 			t.Errorf("the first address: got %+v, %v", d, err)
 		}
-		if d, err := Read("eth0", netip.MustParseAddr("20.1.1.2")); err != nil || d.Address.String() != "20.1.1.2" {
+		if d, err := Read("eth0"); err != nil || d.Address6.IsValid() {
+			t.Errorf("with a link-local IPv6 address only: got %+v, %v", d, err)
+		}
+		testnet.AddAddress(t, eth0, "fd00::1/64")
+		testnet.AddAddress(t, eth0, "fd00::2/64")
+		if d, err := Read("eth0", netip.MustParseAddr("fd00::1")); err != nil || d.Address6.String() != "fd00::1" || d.Address4.String() != "20.1.1.1" {
+			t.Errorf("IPv6's that was asked for and IPv4's first: got %+v, %v", d, err)
+		}
+		if _, err := Read("eth0", netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")); !errors.Is(err, ErrUnusable) {
+			t.Errorf("two of one family: got %v", err)
+		}
+		if d, err := Read("eth0", netip.MustParseAddr("20.1.1.2")); err != nil || d.Address4.String() != "20.1.1.2" {
 			t.Errorf("the address that was asked for: got %+v, %v", d, err)
 		}
 		for _, c := range []struct{ name, device, address, want string }{
@@ -36,8 +47,11 @@ func TestReadChoosesTheAddress(t *testing.T) {
 			{"an interface that is not there", "eth7", "", "there are lo eth0"},
 			{"loopback", "lo", "", "no Ethernet address"},
 		} {
-			address, _ := netip.ParseAddr(c.address)
-			if _, err := Read(c.device, address); !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), c.want) {
+			var asked []netip.Addr
+			if c.address != "" {
+				asked = append(asked, netip.MustParseAddr(c.address))
+			}
+			if _, err := Read(c.device, asked...); !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 			}
 		}
@@ -48,7 +62,16 @@ func TestReadChoosesTheAddress(t *testing.T) {
 		if err := netlink.AddrDel(eth0, first); err != nil {
 			t.Error(err)
 		}
-		if _, err := Read("eth0", netip.Addr{}); err == nil || !strings.Contains(err.Error(), "no IPv4 address") {
+		if d, err := Read("eth0"); err != nil || d.Address4.IsValid() || !d.Address6.IsValid() {
+			t.Errorf("with IPv6 alone: got %+v, %v", d, err)
+		}
+		for _, cidr := range []string{"fd00::1/64", "fd00::2/64"} {
+			address, _ := netlink.ParseAddr(cidr)
+			if err := netlink.AddrDel(eth0, address); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := Read("eth0"); err == nil || !strings.Contains(err.Error(), "has no address") {
 			t.Errorf("without an address: got %v", err)
 		}
 	})
@@ -58,7 +81,7 @@ func TestWatchSeesChangesAndTheEnd(t *testing.T) {
 	pair := testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24")
 	changes, ended := make(chan Device), make(chan error, 1)
 	pair.Balancer.Do(t, func() {
-		d, err := Read("eth0", netip.Addr{})
+		d, err := Read("eth0")
 		if err != nil {
 			t.Error(err)
 			return
@@ -80,7 +103,7 @@ func TestWatchSeesChangesAndTheEnd(t *testing.T) {
 		if err := netlink.LinkSetMTU(eth0, 1400); err != nil {
 			t.Error(err)
 		}
-		if d := <-changes; d.MTU != 1400 || d.Address.String() != "20.1.1.1" {
+		if d := <-changes; d.MTU != 1400 || d.Address4.String() != "20.1.1.1" {
 			t.Errorf("got %+v", d)
 		}
 		if err := netlink.LinkDel(eth0); err != nil {

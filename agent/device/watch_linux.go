@@ -11,7 +11,7 @@ import (
 )
 
 // Watch calls changed with the device whenever its MTU or MAC is another one,
-// until ctx ends, or with ErrGone when the interface is deleted. Address and name
+// until ctx ends, or with ErrGone when the interface is deleted. Addresses and name
 // stay those of d.
 func Watch(ctx context.Context, d Device, changed func(Device)) error {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -2,26 +2,29 @@ package device
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"time"
+
+	"l4lab/agent/iphelper"
 )
 
-// pollEvery is how often the interface is looked at; Windows would call back
-// (NotifyIpInterfaceChange), but MTUs and MACs hardly ever change.
-const pollEvery = 5 * time.Second
+// lookEvery is how often the interface is looked at when nothing is told of it:
+// Windows tells of MTUs and addresses (NotifyIpInterfaceChange), not of MACs.
+const lookEvery = 5 * time.Second
 
 // Watch calls changed with the device whenever its MTU or MAC is another one,
-// until ctx ends, or with ErrGone when the interface is deleted. Address and name
-// stay those of d.
+// until ctx ends, or with ErrGone when the interface is deleted. Addresses and name
+// stay those of d. Not run on a Windows host yet.
 func Watch(ctx context.Context, d Device, changed func(Device)) error {
-	ticker := time.NewTicker(pollEvery)
+	changes, err := iphelper.Watch()
+	if err != nil {
+		return fmt.Errorf("follow interface %s: %w", d.Name, err)
+	}
+	defer changes.Close()
+	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-ticker.C:
-		}
 		i, err := net.InterfaceByIndex(d.Index)
 		if err != nil {
 			return ErrGone
@@ -34,6 +37,12 @@ func Watch(ctx context.Context, d Device, changed func(Device)) error {
 		if now != d {
 			d = now
 			changed(d)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-changes.C:
+		case <-ticker.C:
 		}
 	}
 }

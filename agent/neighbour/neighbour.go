@@ -1,9 +1,10 @@
 // Package neighbour keeps the data path's next hops right. The program cannot
 // ask the kernel which MAC a backend's packets go to (Windows has no
 // bpf_fib_lookup), so a Tracker follows the system's routes and neighbour table,
-// makes the system resolve what it does not know, and writes the MACs to a map.
+// makes the system resolve what it does not know, and writes the MACs to the maps.
+// IPv4's ARP and IPv6's neighbour discovery are one table to it.
 //
-// A next hop that fails leaves the map, and its packets are counted drops until
+// A next hop that fails leaves the maps, and its packets are counted drops until
 // it answers again. While the system only asks, the MAC that was right stays: of a
 // next hop whose MAC changes in silence, packets go to the old one until the system
 // has noticed, which the probes see to within probeEvery and its own timeouts.
@@ -11,7 +12,6 @@ package neighbour
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -93,17 +93,16 @@ type Tracker struct {
 
 	mu   sync.Mutex
 	hops map[netip.Addr]*hop // by backend
+	// held are an earlier agent's MACs of backends that nobody has wanted yet.
+	held map[netip.Addr]datapath.MAC
 	// changed is closed and replaced when a hop got or lost its MAC.
 	changed chan struct{}
 }
 
 // hop is the next hop of one backend.
 type hop struct {
-	next   netip.Addr // invalid while there is no route
-	mac    datapath.MAC
-	wanted bool
-	// left: no service had it any more when Retain was last called.
-	left bool
+	next netip.Addr // invalid while there is no route
+	mac  datapath.MAC
 	// failures in a row, and when to try again or to probe.
 	failures int
 	due      time.Time
@@ -111,18 +110,18 @@ type hop struct {
 
 func (h *hop) resolved() bool { return h.mac != datapath.MAC{} }
 
-// New returns a tracker that begins with what the table holds from an earlier
-// agent: its flows may need it.
+// New returns a tracker that keeps what the table holds from an earlier agent: its
+// flows may need it.
 func New(system System, table Table, log *slog.Logger) (*Tracker, error) {
 	held, err := table.Neighbours()
 	if err != nil {
 		return nil, err
 	}
-	t := &Tracker{system: system, table: table, log: log, hops: make(map[netip.Addr]*hop, len(held)), changed: make(chan struct{})}
-	for backend, mac := range held {
-		t.hops[backend] = &hop{mac: mac}
-	}
-	return t, nil
+	return &Tracker{
+		system: system, table: table, log: log, held: held,
+		hops:    make(map[netip.Addr]*hop, len(held)),
+		changed: make(chan struct{}),
+	}, nil
 }
 
 // Run follows the system until ctx ends.
@@ -146,30 +145,10 @@ func (t *Tracker) Run(ctx context.Context) error {
 	return t.system.Watch(ctx, t.observe, t.resync)
 }
 
-// Want says which backends the services have. New ones are resolved, for which
-// it waits a moment. Others are kept for the flows that still go there, until Retain.
+// Want says that there are these backends, besides those that were wanted
+// before. New ones are resolved, for which it waits a moment.
 func (t *Tracker) Want(ctx context.Context, backends []netip.Addr) error {
-	t.mu.Lock()
-	wanted := make(map[netip.Addr]bool, len(backends))
-	var added []netip.Addr
-	for _, b := range backends {
-		wanted[b] = true
-		if t.hops[b] == nil {
-			t.hops[b] = &hop{}
-			added = append(added, b)
-		}
-	}
-	for b, h := range t.hops {
-		h.wanted = wanted[b]
-		if h.wanted {
-			h.left = false
-		}
-	}
-	var err error
-	if len(added) > 0 {
-		err = t.refreshLocked(added, time.Now())
-	}
-	t.mu.Unlock()
+	added, err := t.add(backends)
 	if err != nil {
 		return err
 	}
@@ -184,52 +163,54 @@ func (t *Tracker) Want(ctx context.Context, backends []netip.Addr) error {
 	return nil
 }
 
-// Retain drops the backends that no service has and that inUse does not name:
-// those of no living flow. inUse was gathered since the last call. A backend
-// that a service had then may have got a flow after inUse was gathered, so it
-// stays until the next call. A backend that inUse names and that the tracker does not
-// know is followed again.
-func (t *Tracker) Retain(inUse map[netip.Addr]bool) error {
+func (t *Tracker) add(backends []netip.Addr) (added []netip.Addr, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var faults []error
-	for b, h := range t.hops {
-		switch {
-		case h.wanted || inUse[b]:
-		case h.left:
-			if err := t.table.DeleteNeighbour(b); err != nil {
-				faults = append(faults, err)
-				continue
-			}
-			delete(t.hops, b)
-			continue
-		}
-		h.left = !h.wanted
-	}
-	var missing []netip.Addr
-	for b := range inUse {
+	for _, b := range backends {
 		if t.hops[b] == nil {
-			t.hops[b] = &hop{left: true}
-			missing = append(missing, b)
+			t.hops[b] = &hop{mac: t.held[b]}
+			delete(t.held, b)
+			added = append(added, b)
 		}
 	}
-	if len(missing) > 0 {
-		faults = append(faults, t.refreshLocked(missing, time.Now()))
+	if len(added) == 0 {
+		return nil, nil
 	}
-	return errors.Join(faults...)
+	return added, t.refreshLocked(added, time.Now())
 }
 
-// List returns the services' backends and their next hops, ordered by address.
+// Drop says that a backend is not there any more, and nothing is sent to it.
+func (t *Tracker) Drop(backend netip.Addr) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.hops, backend)
+	delete(t.held, backend)
+	return t.table.DeleteNeighbour(backend)
+}
+
+// List returns the backends and their next hops, ordered by address.
 func (t *Tracker) List() []api.Neighbour {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := make([]api.Neighbour, 0, len(t.hops))
 	for _, b := range slices.SortedFunc(maps.Keys(t.hops), netip.Addr.Compare) {
-		if h := t.hops[b]; h.wanted {
-			list = append(list, h.describe(b))
-		}
+		list = append(list, t.hops[b].describe(b))
 	}
 	return list
+}
+
+// MAC returns that of a backend's next hop, or says why there is none.
+func (t *Tracker) MAC(backend netip.Addr) (datapath.MAC, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.hops[backend]
+	switch {
+	case h == nil:
+		return datapath.MAC{}, fmt.Errorf("%s is no backend", backend)
+	case !h.resolved():
+		return datapath.MAC{}, fmt.Errorf("the next hop towards %s does not answer", backend)
+	}
+	return h.mac, nil
 }
 
 // Refresh asks for a backend's next hop and its MAC anew and returns what was
@@ -237,7 +218,7 @@ func (t *Tracker) List() []api.Neighbour {
 func (t *Tracker) Refresh(ctx context.Context, backend netip.Addr) (api.Neighbour, error) {
 	t.mu.Lock()
 	h := t.hops[backend]
-	if h == nil || !h.wanted {
+	if h == nil {
 		t.mu.Unlock()
 		return api.Neighbour{}, &api.Error{Field: "address", Message: fmt.Sprintf("%s is no backend", backend), Code: http.StatusNotFound}
 	}

@@ -44,31 +44,52 @@ func (s system) NextHop(backend netip.Addr) (netip.Addr, error) {
 	case r.LinkIndex != s.index:
 		return netip.Addr{}, fmt.Errorf("the route to %s leaves through interface %d, the balancer sends through %d", backend, r.LinkIndex, s.index)
 	}
-	if gateway, ok := netip.AddrFromSlice(r.Gw.To4()); ok {
+	if gateway, ok := addressOf(r.Gw); ok {
 		return gateway, nil
+	}
+	if via, ok := r.Via.(*netlink.Via); ok { // an IPv4 route through an IPv6 router (RFC 8950)
+		if gateway, ok := addressOf(via.Addr); ok {
+			return gateway, nil
+		}
 	}
 	return backend, nil
 }
 
-func (s system) Entries() (map[netip.Addr]Entry, error) {
-	list, err := s.list()
-	if err != nil {
-		return nil, err
+// addressOf returns IPv4's always in four bytes: netlink gives it in sixteen too.
+func addressOf(ip net.IP) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	return a.Unmap(), ok
+}
+
+// familyOf is an address' as netlink knows it.
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return netlink.FAMILY_V4
 	}
-	entries := make(map[netip.Addr]Entry, len(list))
-	for _, n := range list {
-		if address, ok := netip.AddrFromSlice(n.IP.To4()); ok {
-			entries[address] = entryOf(n)
+	return netlink.FAMILY_V6
+}
+
+func (s system) Entries() (map[netip.Addr]Entry, error) {
+	entries := make(map[netip.Addr]Entry)
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := s.list(family)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range list {
+			if address, ok := addressOf(n.IP); ok {
+				entries[address] = entryOf(n)
+			}
 		}
 	}
 	return entries, nil
 }
 
-// list reads the table; a read that changes interrupted is done again.
-func (s system) list() (list []netlink.Neigh, err error) {
+// list reads one family's table; a read that changes interrupted is done again.
+func (s system) list(family int) (list []netlink.Neigh, err error) {
 	const tries = 5
 	for range tries {
-		list, err = netlink.NeighList(s.index, netlink.FAMILY_V4)
+		list, err = netlink.NeighList(s.index, family)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
@@ -105,7 +126,7 @@ func (s system) Resolve(nextHop netip.Addr) error {
 	}
 	err = netlink.NeighSet(&netlink.Neigh{
 		LinkIndex: s.index,
-		Family:    netlink.FAMILY_V4,
+		Family:    familyOf(nextHop),
 		Flags:     netlink.NTF_USE,
 		IP:        net.IP(nextHop.AsSlice()),
 	})
@@ -122,7 +143,7 @@ func (s system) Forget(nextHop netip.Addr) error {
 	if err != nil || set {
 		return err
 	}
-	none := netlink.Neigh{LinkIndex: s.index, Family: netlink.FAMILY_V4, State: netlink.NUD_NONE, IP: net.IP(nextHop.AsSlice())}
+	none := netlink.Neigh{LinkIndex: s.index, Family: familyOf(nextHop), State: netlink.NUD_NONE, IP: net.IP(nextHop.AsSlice())}
 	if err := netlink.NeighSet(&none); err != nil {
 		return fmt.Errorf("forget the MAC of %s: %w", nextHop, err)
 	}
@@ -132,12 +153,12 @@ func (s system) Forget(nextHop netip.Addr) error {
 // isSet says whether somebody has set the entry by hand, so that the kernel
 // neither asks for it nor lets it age.
 func (s system) isSet(nextHop netip.Addr) (bool, error) {
-	list, err := s.list()
+	list, err := s.list(familyOf(nextHop))
 	if err != nil {
 		return false, err
 	}
 	for _, n := range list {
-		if a, _ := netip.AddrFromSlice(n.IP.To4()); a == nextHop {
+		if a, _ := addressOf(n.IP); a == nextHop {
 			return n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0, nil
 		}
 	}
@@ -154,7 +175,10 @@ func (s system) Watch(ctx context.Context, entry func(netip.Addr, Entry), resync
 	defer cancel()
 	changes := make(chan struct{}, 1)
 	gathering.Go(func() { gather(ctx, changes, resync) })
-	groups := []uint{unix.RTNLGRP_NEIGH, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_IFADDR}
+	groups := []uint{
+		unix.RTNLGRP_NEIGH, unix.RTNLGRP_LINK,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_IFADDR,
+	}
 	return rtnetlink.Watch(ctx, groups, func(m syscall.NetlinkMessage) {
 		switch m.Header.Type {
 		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
@@ -162,8 +186,8 @@ func (s system) Watch(ctx context.Context, entry func(netip.Addr, Entry), resync
 			if err != nil || n.LinkIndex != s.index {
 				return
 			}
-			address, ok := netip.AddrFromSlice(n.IP.To4())
-			if !ok {
+			address, ok := addressOf(n.IP)
+			if !ok { // a bridge's: a MAC without an address
 				return
 			}
 			e := entryOf(*n)

@@ -29,7 +29,7 @@ func TestTrackerFollowsTheKernel(t *testing.T) {
 	if os.Getenv(inNamespace) != "" {
 		t.Skip("this is the child")
 	}
-	pair := testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24", "20.1.1.254/24")
+	pair := testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24", "20.1.1.254/24", "fd00::10/64")
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestInNamespace$", "-test.v")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	out, err := cmd.StdoutPipe()
@@ -84,6 +84,7 @@ func TestInNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	testnet.AddAddress(t, link, "fd00::1/64")
 	table := &fakeTable{macs: make(map[netip.Addr]datapath.MAC)}
 	tracker, err := New(NewSystem(link.Attrs().Index), table, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
@@ -116,6 +117,18 @@ func TestInNamespace(t *testing.T) {
 		t.Errorf("nobody has %s; the map says %s", silent, table.of(silent))
 	}
 
+	// Until its link-local address has passed its check, about two seconds,
+	// the kernel asks no IPv6 neighbour.
+	direct6, routed6 := netip.MustParseAddr("fd00::10"), netip.MustParseAddr("fd00:30::1")
+	_, dst6, _ := net.ParseCIDR("fd00:30::/64")
+	if err := netlink.RouteAdd(&netlink.Route{Dst: dst6, Gw: net.ParseIP("fd00::10")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := tracker.Want(ctx, []netip.Addr{direct6, routed6}); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the IPv6 neighbour", func() bool { return table.of(direct6) == first && table.of(routed6) == first })
+
 	peer("change MAC")
 	waitFor(t, "the announced MAC", func() bool { return table.of(direct).String() == "02:00:00:00:00:bb" })
 
@@ -133,6 +146,16 @@ func TestInNamespace(t *testing.T) {
 	if n, err := tracker.Refresh(ctx, direct); err != nil || n.MAC != "02:00:00:00:00:dd" {
 		t.Errorf("refresh of a permanent entry: got %+v, %v", n, err)
 	}
+
+	n, err = tracker.Refresh(ctx, direct6)
+	if err != nil || n.MAC != "02:00:00:00:00:cc" || table.of(direct6).String() != n.MAC {
+		t.Errorf("refresh of the IPv6 neighbour: got %+v, %v; the map has %s", n, err, table.of(direct6))
+	}
+	lost6 := &netlink.Route{Dst: dst6}
+	if err := netlink.RouteDel(lost6); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the lost IPv6 route", func() bool { return table.of(routed6) == datapath.MAC{} })
 
 	if err := netlink.RouteDel(route); err != nil {
 		t.Fatal(err)
@@ -163,6 +186,7 @@ func TestNextHopRefusesWhatTheInterfaceCannotReach(t *testing.T) {
 			{"an address of this machine", index, "20.1.1.1"},
 			{"no route", index, "99.1.1.1"},
 			{"another interface", index + 1000, "20.1.1.10"},
+			{"no IPv6 route", index, "fd99::1"},
 		} {
 			if next, err := NewSystem(c.index).NextHop(netip.MustParseAddr(c.backend)); err == nil {
 				t.Errorf("%s: got %s", c.name, next)

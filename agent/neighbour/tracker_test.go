@@ -298,37 +298,66 @@ func TestKnownNeighboursAreProbed(t *testing.T) {
 	}
 }
 
-func TestBackendThatLeftKeepsItsMACWhileFlowsUseIt(t *testing.T) {
+func TestDroppedBackendLosesItsMAC(t *testing.T) {
 	tracker, system, table := newTracker(t, nil)
 	system.entries[be1] = Entry{State: Valid, MAC: macA}
 	system.entries[be2] = Entry{State: Valid, MAC: macB}
-	want(t, tracker, be1, be2)
-	want(t, tracker, be2)
+	want(t, tracker, be1)
+	want(t, tracker, be2) // be1 is wanted still
+	if table.of(be1) != macA || table.of(be2) != macB {
+		t.Fatalf("got %v", table.macs)
+	}
+	if err := tracker.Drop(be1); err != nil {
+		t.Fatal(err)
+	}
+	if (table.of(be1) != datapath.MAC{}) || table.of(be2) != macB {
+		t.Errorf("left: %v", table.macs)
+	}
 	if list := tracker.List(); len(list) != 1 || list[0].Address != be2 {
 		t.Errorf("listed %+v", list)
 	}
-	retain := func(inUse map[netip.Addr]bool) {
-		t.Helper()
-		if err := tracker.Retain(inUse); err != nil {
-			t.Fatal(err)
-		}
+	if mac, err := tracker.MAC(be1); err == nil {
+		t.Errorf("its MAC is %s", mac)
 	}
-	retain(map[netip.Addr]bool{be1: true})
-	if table.of(be1) != macA {
-		t.Error("its MAC went while a flow used it")
+	if mac, err := tracker.MAC(be2); err != nil || mac != macB {
+		t.Errorf("the other's MAC is %s, %v", mac, err)
 	}
-	retain(nil)
-	if (table.of(be1) != datapath.MAC{}) || table.of(be2) != macB {
-		t.Errorf("left: %v", table.macs)
+	system.set(tracker, be1, Entry{State: Valid, MAC: macB})
+	if (table.of(be1) != datapath.MAC{}) {
+		t.Error("it is followed still")
 	}
 }
 
 func TestTakenOverMACsStayUntilTheSystemKnowsBetter(t *testing.T) {
 	tracker, system, table := newTracker(t, map[netip.Addr]datapath.MAC{be1: macA, be2: macA})
 	system.entries[be2] = Entry{State: Valid, MAC: macB}
-	tracker.resync()
+	begin := time.Now()
+	want(t, tracker, be1, be2)
 	if table.of(be1) != macA || table.of(be2) != macB {
 		t.Errorf("got %v", table.macs)
+	}
+	if waited := time.Since(begin); waited > patience/2 {
+		t.Errorf("waited %s for MACs that were there", waited)
+	}
+	tracker.tick(time.Now().Add(tickEvery))
+	if system.timesAsked(be1) == 0 {
+		t.Error("nobody asks whether the MAC is still right")
+	}
+}
+
+func TestIPv6BackendsAreFollowedLikeIPv4s(t *testing.T) {
+	tracker, system, table := newTracker(t, nil)
+	direct, routed, router := netip.MustParseAddr("fd00::10"), netip.MustParseAddr("fd00:30::1"), netip.MustParseAddr("fe80::1")
+	system.gateways[routed] = router
+	system.entries[direct] = Entry{State: Valid, MAC: macA}
+	system.entries[router] = Entry{State: Valid, MAC: macB}
+	want(t, tracker, direct, routed, be1)
+	if table.of(direct) != macA || table.of(routed) != macB || (table.of(be1) != datapath.MAC{}) {
+		t.Errorf("got %v", table.macs)
+	}
+	system.set(tracker, router, Entry{State: Failed})
+	if table.of(direct) != macA || (table.of(routed) != datapath.MAC{}) {
+		t.Errorf("after the router failed: %v", table.macs)
 	}
 }
 

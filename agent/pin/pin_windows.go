@@ -12,25 +12,43 @@ import (
 // prefix stands in the place of Linux's directory.
 func Name(prefix, name string) string { return `BPF:\` + prefix + `\` + name }
 
-// RemoveAll removes the pins of an attachment and of maps under a prefix; the
-// attachment's last one detaches. None need be there.
-func RemoveAll(prefix, link string, maps []string) error {
+// RemoveAll removes the pins of an attachment, of programs and of maps under a prefix,
+// in that order; the attachment's last one detaches. None need be there.
+func RemoveAll(prefix, link string, programs, maps []string) error {
 	var faults []error
 	if l, err := Link(Name(prefix, link)); err != nil {
 		faults = append(faults, err)
 	} else if l != nil {
 		faults = append(faults, l.Unpin(), l.Close())
 	}
+	for _, name := range programs {
+		faults = append(faults, removeProgram(Name(prefix, name)))
+	}
 	for _, name := range maps {
-		m, err := ebpf.LoadPinnedMap(Name(prefix, name), nil)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			faults = append(faults, fmt.Errorf("open the pinned map %s: %w", name, err))
-			continue
-		}
-		faults = append(faults, m.Unpin(), m.Close())
+		faults = append(faults, RemoveMap(Name(prefix, name)))
 	}
 	return errors.Join(faults...)
+}
+
+// RemoveMap removes the pin of a map, by its whole name; there being none is fine.
+func RemoveMap(path string) error {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the pinned map %s: %w", path, err)
+	}
+	return errors.Join(m.Unpin(), m.Close())
+}
+
+func removeProgram(path string) error {
+	p, err := ebpf.LoadPinnedProgram(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the pinned program %s: %w", path, err)
+	}
+	return errors.Join(p.Unpin(), p.Close())
 }

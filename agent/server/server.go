@@ -35,16 +35,18 @@ const (
 type Options struct {
 	// Interface is the VIPs' network interface.
 	Interface string
-	// Address is the balancer's own; if invalid, the interface's first IPv4 address.
-	Address netip.Addr
+	// Addresses are the balancer's own, at most one of each family; of one that
+	// is not among them, the interface's first.
+	Addresses []netip.Addr
 	// Mode is the default of services, "dsr" or "snat"; "" keeps the last one.
 	Mode string
 	// Socket is where the API listens.
 	Socket string
 	// StateFile keeps the desired services.
 	StateFile string
-	// PinDir, Generic, Image and Profile are datapath.Options'.
+	// PinDir, Sizes, Generic, Image and Profile are datapath.Options'.
 	PinDir  string
+	Sizes   datapath.Sizes
 	Generic bool
 	Image   string
 	Profile datapath.Profile
@@ -60,7 +62,7 @@ type Options struct {
 // errUnloaded ends Run after a request to unload.
 var errUnloaded = errors.New("unloaded")
 
-// Server is the agent while it runs; it is the api.Backend.
+// Server is the agent while it runs; it is the api.Agent.
 type Server struct {
 	options   Options
 	startedAt time.Time
@@ -83,7 +85,7 @@ type Server struct {
 	warnings []string
 }
 
-var _ api.Backend = (*Server)(nil)
+var _ api.Agent = (*Server)(nil)
 
 // Run is the agent. It returns nil when ctx ends or the data path was
 // unloaded on request; pins stay in the first case. An error at the first start
@@ -106,7 +108,7 @@ func Run(ctx context.Context, options Options) error {
 	defer s.using.Unlock()
 	if !s.unloaded {
 		s.endBackground()
-		err = errors.Join(err, s.datapath.Close())
+		err = errors.Join(err, s.services.Close(), s.datapath.Close())
 	}
 	return err
 }
@@ -121,7 +123,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	d, err := device.Read(s.options.Interface, s.options.Address)
+	d, err := device.Read(s.options.Interface, s.options.Addresses...)
 	if err != nil {
 		return err
 	}
@@ -130,12 +132,17 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.step(fmt.Sprintf("interface: %s, MTU %d, index %d, address %s, MAC %s", d.Name, d.MTU, d.Index, d.Address, datapath.MAC(d.MAC)))
+	s.step(fmt.Sprintf("interface: %s, MTU %d, index %d, address %s, MAC %s", d.Name, d.MTU, d.Index, d.Addresses(), datapath.MAC(d.MAC)))
 	s.step("loading: data path of " + platform)
+	sizes := s.options.Sizes
+	if sizes.Backends != 0 {
+		sizes.Backends++ // id 0 is nobody's
+	}
 	s.datapath, err = datapath.Load(datapath.Options{
 		Interface:    d.Name,
 		Index:        d.Index,
 		PinDir:       s.options.PinDir,
+		Sizes:        sizes,
 		Image:        s.options.Image,
 		Profile:      s.options.Profile,
 		Generic:      s.options.Generic,
@@ -145,6 +152,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	limits := s.datapath.Maps().Limits()
+	s.step(fmt.Sprintf("room: %d services, %d backends, %d sources, %d connections",
+		limits.Services, limits.Backends-1, limits.Sources, limits.Connections))
 	background, cancel := context.WithCancel(ctx)
 	s.cancelBackground = cancel
 	defer func() {
@@ -157,12 +167,21 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.inBackground(background, "following the neighbours", s.tracker.Run)
+	sweeper := conntrack.NewSweeper(s.datapath.Maps(), datapath.Clock, s.options.Log)
+	if s.datapath.TookOver() {
+		// Connections to backends that an earlier agent removed, perhaps just before it
+		// died, must not come to whoever gets those backends' ids.
+		if _, err := sweeper.Sweep(); err != nil {
+			return fmt.Errorf("sweep the connections of before: %w", err)
+		}
+	}
 	s.services, err = service.Open(ctx, service.Options{
 		Store:       s.datapath.Maps(),
 		NextHops:    s.tracker,
 		Saved:       saved,
 		DefaultMode: mode,
-		Own:         d.Address,
+		Own4:        d.Address4,
+		Own6:        d.Address6,
 		Log:         s.options.Log,
 	})
 	if err != nil {
@@ -191,8 +210,10 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.inBackground(background, "following the interface", func(ctx context.Context) error {
 		return device.Watch(ctx, d, s.deviceChanged)
 	})
+	s.inBackground(background, "draining backends", s.services.Run)
+	s.inBackground(background, "checking backends", func(ctx context.Context) error { return s.checkBackends(ctx, d) })
 	s.background.Go(func() {
-		conntrack.NewSweeper(s.datapath.Maps(), datapath.Clock, s.options.Log).Run(background, sweepEvery, s.retain)
+		sweeper.Run(background, sweepEvery, func(inUse map[uint32]int) { s.services.Swept(background, inUse) })
 	})
 	s.checkSurroundings(d)
 	return nil
@@ -252,14 +273,22 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 // configure writes the interface's facts and the defaults to the data path.
 func (s *Server) configure(d device.Device) error {
 	c := datapath.DefaultConfig()
-	c.Address, c.MTU, c.MAC = d.Address, d.MTU, d.MAC
+	c.Address4, c.Address6, c.MTU, c.MAC = d.Address4, d.Address6, d.MTU, d.MAC
 	return s.datapath.Maps().PutConfig(c)
 }
 
 func (s *Server) warnOfOtherAddress(before datapath.Config, d device.Device) {
-	if s.datapath.TookOver() && before.Address != d.Address && !before.Address.IsUnspecified() {
-		s.warn(fmt.Sprintf("the balancer's address was %s and is %s: SNAT connections of before are lost; --address keeps one",
-			before.Address, d.Address))
+	if !s.datapath.TookOver() {
+		return
+	}
+	for _, own := range []struct{ was, is netip.Addr }{{before.Address4, d.Address4}, {before.Address6, d.Address6}} {
+		if own.was.IsValid() && !own.was.IsUnspecified() && own.was != own.is {
+			is := "none"
+			if own.is.IsValid() {
+				is = own.is.String()
+			}
+			s.warn(fmt.Sprintf("the balancer's address was %s and is %s: SNAT connections of before are lost; --address keeps one", own.was, is))
+		}
 	}
 }
 
@@ -271,13 +300,6 @@ func (s *Server) deviceChanged(d device.Device) {
 	s.options.Log.Info("the interface changed", "interface", d.Name, "mtu", d.MTU, "mac", datapath.MAC(d.MAC).String())
 	if err := s.configure(d); err != nil {
 		s.options.Log.Error("could not write what changed of the interface", "error", err)
-	}
-}
-
-// retain keeps the next hops that living connections need.
-func (s *Server) retain(inUse map[netip.Addr]bool) {
-	if err := s.tracker.Retain(inUse); err != nil {
-		s.options.Log.Error("could not remove next hops that nobody uses", "error", err)
 	}
 }
 

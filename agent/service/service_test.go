@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
@@ -21,8 +22,8 @@ func TestNewServiceIsWrittenFromTheEndsToItsEntry(t *testing.T) {
 	store.writes = nil
 	mustPut(t, m, svc(1, "40.1.1.1:80", "20.1.1.10:80", "20.1.1.20:80"))
 	want := []string{
-		"clear slot 0", "clear backend 1", "backend 1 20.1.1.10:80", "clear backend 2", "backend 2 20.1.1.20:80", "next hops [20.1.1.10 20.1.1.20]",
-		"table 0 of 251", "service 40.1.1.1:80/tcp", "next hops [20.1.1.10 20.1.1.20]",
+		"clear slot 0", "clear backend 1", "backend 1 20.1.1.10:80 active", "clear backend 2", "backend 2 20.1.1.20:80 active",
+		"next hops [20.1.1.10 20.1.1.20]", "table 0 of 251", "service 40.1.1.1:80/tcp",
 	}
 	if !slices.Equal(store.writes, want) {
 		t.Errorf("writes\n%q, want\n%q", store.writes, want)
@@ -37,7 +38,7 @@ func TestDeletedServiceLosesItsEntryFirst(t *testing.T) {
 	if err := m.Delete(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"delete service 40.1.1.1:80/tcp", "delete table 0", "delete backend 1", "next hops []"}
+	want := []string{"delete service 40.1.1.1:80/tcp", "delete table 0", "delete backend 1", "drop next hop 20.1.1.10"}
 	if !slices.Equal(store.writes, want) {
 		t.Errorf("writes\n%q, want\n%q", store.writes, want)
 	}
@@ -49,26 +50,38 @@ func TestUpdatesNeverBreakTheServiceInBetween(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*api.Service)
-		// writes is how many there may be; the next hops are told twice.
+		// writes is how many there may be.
 		writes int
 	}{
-		{"the same again writes nothing", func(*api.Service) {}, 1},
-		{"a backend more", func(s *api.Service) { s.Backends = append(s.Backends, netip.MustParseAddrPort("20.1.1.40:80")) }, 6},
-		{"a backend less", func(s *api.Service) { s.Backends = s.Backends[1:] }, 5},
-		{"all backends others", func(s *api.Service) {
-			s.Backends = []netip.AddrPort{netip.MustParseAddrPort("20.1.1.50:80"), netip.MustParseAddrPort("20.1.1.60:80")}
-		}, 11},
-		{"another mode", func(s *api.Service) { s.Mode = "snat" }, 4},
-		{"a larger table", func(s *api.Service) { s.TableSize = 1021 }, 4},
-		{"a larger table and another backend", func(s *api.Service) {
-			s.TableSize, s.Backends[0] = 1021, netip.MustParseAddrPort("20.1.1.50:80")
-		}, 7},
-		{"another frontend", func(s *api.Service) { s.Frontend = netip.MustParseAddrPort("40.1.1.2:80") }, 5},
-		{"another protocol", func(s *api.Service) { s.Protocol = "udp" }, 16},
+		{"the same again writes nothing", func(*api.Service) {}, 0},
+		{"a backend more", func(s *api.Service) { s.Backends = append(s.Backends, at("20.1.1.40:80")) }, 4},
+		{"a backend less", func(s *api.Service) { s.Backends = s.Backends[1:] }, 2},
+		{"all backends others", func(s *api.Service) { s.Backends = []api.Backend{at("20.1.1.50:80"), at("20.1.1.60:80")} }, 9},
+		{"another weight", func(s *api.Service) { s.Backends[1] = weighted(5, "20.1.1.20:80") }, 1},
+		{"a weight of 0", func(s *api.Service) { s.Backends[1] = weighted(0, "20.1.1.20:80") }, 2},
+		{"no weight at all", func(s *api.Service) {
+			for i := range s.Backends {
+				s.Backends[i] = weighted(0, s.Backends[i].Address.String())
+			}
+		}, 5},
+		{"a backend in maintenance", func(s *api.Service) { s.Backends[0].State = "maintenance" }, 2},
+		{"a backend that drains", func(s *api.Service) { s.Backends[0].State = "draining" }, 2},
+		{"another mode", func(s *api.Service) { s.Mode = "snat" }, 1},
+		{"another encapsulation", func(s *api.Service) { s.Encap = "l2" }, 3},
+		{"an outer source", func(s *api.Service) { s.OuterSource = "172.16.0.0/16" }, 3},
+		{"random selection", func(s *api.Service) { s.Selection = "random" }, 1},
+		{"affinity", func(s *api.Service) { s.Affinity = api.Duration(time.Minute) }, 1},
+		{"a bound of the MSS", func(s *api.Service) { s.MSS = 1400 }, 1},
+		{"sources", func(s *api.Service) { s.Sources = []netip.Prefix{netip.MustParsePrefix("20.1.1.0/24")} }, 2},
+		{"a larger table", func(s *api.Service) { s.TableSize = 1021 }, 2},
+		{"a larger table and another backend", func(s *api.Service) { s.TableSize, s.Backends[0] = 1021, at("20.1.1.50:80") }, 6},
+		{"another frontend", func(s *api.Service) { s.Frontend = netip.MustParseAddrPort("40.1.1.2:80") }, 2},
+		{"another protocol", func(s *api.Service) { s.Protocol = "udp" }, 3},
 		{"everything at once", func(s *api.Service) {
 			*s = svc(1, "40.1.1.9:8080", "20.1.1.50:8080")
-			s.TableSize, s.Mode = 509, "snat"
-		}, 20},
+			s.TableSize, s.Mode, s.Affinity = 509, "snat", api.Duration(time.Hour)
+			s.Sources = []netip.Prefix{netip.MustParsePrefix("20.0.0.0/8"), netip.MustParsePrefix("30.0.0.0/8")}
+		}, 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := newFakeStore(t)
@@ -135,11 +148,11 @@ func TestRestartWritesNothingWhenNothingChanged(t *testing.T) {
 	}
 	store.writes = nil
 	m = open(t, store, file)
-	if want := []string{"next hops [20.1.1.10 20.1.1.20]"}; !slices.Equal(slices.Compact(store.writes), want) {
+	if want := []string{"next hops [20.1.1.10 20.1.1.20]"}; !slices.Equal(store.writes, want) {
 		t.Errorf("writes %q, want %q", store.writes, want)
 	}
-	if got := m.Services(); !reflect.DeepEqual(got, services) {
-		t.Errorf("services %+v, want %+v", got, services)
+	if got, want := m.Services(), revised(services...); !reflect.DeepEqual(got, want) {
+		t.Errorf("services %+v, want %+v", got, want)
 	}
 }
 
@@ -156,7 +169,7 @@ func TestRestartMakesTheMapsAsTheFileSays(t *testing.T) {
 			maps.DeleteFunc(f.services, func(_ datapath.ServiceKey, s datapath.Service) bool { return s.ID == 2 })
 		}},
 		{"when another service stands in the maps", func(f *fakeStore) {
-			f.backends[9] = datapath.Backend{Address: netip.MustParseAddrPort("20.1.1.90:80"), Protocol: datapath.TCP}
+			f.backends[9] = datapath.Backend{Address: netip.MustParseAddrPort("20.1.1.90:80"), State: datapath.Active, ServiceID: 9, ServiceSlot: 3}
 			f.tables[3] = slices.Repeat([]uint32{9}, 251)
 			f.services[datapath.ServiceKey{Frontend: netip.MustParseAddrPort("40.1.1.9:80"), Protocol: datapath.TCP}] =
 				datapath.Service{ID: 9, Slot: 3, TableSize: 251, Mode: datapath.DSR}
@@ -202,8 +215,11 @@ func TestPinnedServicesAreAdoptedWhenTheFileIsGone(t *testing.T) {
 	store, file := newFakeStore(t), stateFile(t)
 	m := open(t, store, file)
 	one := svc(1, "40.1.1.1:80", "20.1.1.10:80", "20.1.1.20:80", "20.1.1.5:80")
-	udp := svc(2, "40.1.1.1:80", "20.1.1.30:53")
-	udp.Protocol, udp.Mode, udp.TableSize = "udp", "snat", 509
+	udp := svc(2, "40.1.1.1:80", "20.1.1.30:53", "20.1.1.31:53")
+	udp.Protocol, udp.Mode, udp.TableSize, udp.Selection = "udp", "snat", 509, "random"
+	udp.Affinity, udp.OuterSource = api.Duration(time.Minute), "172.16.0.0/16"
+	udp.Sources = []netip.Prefix{netip.MustParsePrefix("20.1.1.0/24")}
+	udp.Backends[1].State = "maintenance"
 	mustPut(t, m, one)
 	mustPut(t, m, udp)
 	if err := os.Remove(file); err != nil {
@@ -211,10 +227,11 @@ func TestPinnedServicesAreAdoptedWhenTheFileIsGone(t *testing.T) {
 	}
 	store.writes = nil
 	m = open(t, store, file)
+	one.Revision, udp.Revision = 1, 1
 	if got, want := m.Services(), []api.Service{one, udp}; !reflect.DeepEqual(got, want) {
 		t.Errorf("adopted %+v, want %+v", got, want)
 	}
-	if len(slices.Compact(store.writes)) != 1 {
+	if len(store.writes) != 1 {
 		t.Errorf("adopting wrote %q", store.writes)
 	}
 	if err := m.Save(); err != nil {
@@ -231,13 +248,19 @@ func TestFailedUpdateLeavesEverythingAsItWas(t *testing.T) {
 	for name, after := range map[string]api.Service{
 		"a change of everything": svc(1, "40.1.1.2:8080", "20.1.1.20:8080", "20.1.1.30:8080"),
 		"a new service":          svc(2, "40.1.1.2:80", "20.1.1.30:80"),
+		"a smaller one": func() api.Service {
+			s := svc(1, "40.1.1.2:80", "20.1.1.20:80")
+			s.Sources = []netip.Prefix{netip.MustParsePrefix("20.1.1.0/24")}
+			s.Backends[0] = weighted(0, "20.1.1.20:80")
+			return s
+		}(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for at := 1; ; at++ {
 				store, file := newFakeStore(t), stateFile(t)
 				m := open(t, store, file)
 				mustPut(t, m, before)
-				services, file1 := m.Services(), readFile(t, file)
+				services, saved := m.Services(), savedServices(t, file)
 				held := store.services[datapath.ServiceKey{Frontend: before.Frontend, Protocol: datapath.TCP}]
 				store.writes, store.failAt, store.failures = nil, at, 1
 				_, err := m.Put(t.Context(), after)
@@ -261,18 +284,30 @@ func TestFailedUpdateLeavesEverythingAsItWas(t *testing.T) {
 				if now := store.services[datapath.ServiceKey{Frontend: before.Frontend, Protocol: datapath.TCP}]; now != held {
 					t.Errorf("write %d failed: the entry is %+v, was %+v", at, now, held)
 				}
-				if sameServices(readFile(t, file)) != sameServices(file1) {
-					t.Errorf("write %d failed: the file is\n%s, was\n%s", at, readFile(t, file), file1)
+				if now := savedServices(t, file); !reflect.DeepEqual(now, saved) {
+					t.Errorf("write %d failed: the file has\n%+v, had\n%+v", at, now, saved)
 				}
 			}
 		})
 	}
 }
 
-// sameServices is a state file without where the numbering stands, which goes on.
-func sameServices(text string) string {
-	_, services, _ := strings.Cut(text, `"services"`)
-	return services
+func savedServices(t *testing.T, file string) map[uint32]api.Service {
+	t.Helper()
+	s, _, err := loadState(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.services
+}
+
+// at is a backend of which nothing but its address is said.
+func at(address string) api.Backend { return api.Backend{Address: netip.MustParseAddrPort(address)} }
+
+func weighted(weight uint16, address string) api.Backend {
+	b := at(address)
+	b.Weight = &weight
+	return b
 }
 
 func TestSetModeChangesOneOrAll(t *testing.T) {
@@ -324,7 +359,9 @@ func TestStateFileThatIsDamagedIsRefused(t *testing.T) {
 		{"empty", "", "it is empty"},
 		{"no JSON", "\x7fELF", "damaged"},
 		{"cut short", `{"version":1,"mode":"dsr","services":[{`, "damaged"},
-		{"of a later version", `{"version":2,"mode":"dsr","services":[]}`, "version 2"},
+		{"of a later version", `{"version":3,"mood":"dsr","services":[]}`, "version 3"},
+		{"with a record that is none", `{"version":2,"mode":"dsr","services":[]}` + "\n" + `{"putt":[]}` + "\n", "damaged"},
+		{"with a record of a service that cannot be", `{"version":2,"mode":"dsr","services":[]}` + "\n" + `{"put":[{"id":1,"frontend":"40.1.1.1:80","mss":1}]}`, "mss"},
 		{"with a field of its own", `{"version":1,"mood":"dsr"}`, "damaged"},
 		{"with an unknown mode", `{"version":1,"mode":"x"}`, "damaged"},
 		{"with a service that cannot be", `{"version":1,"mode":"dsr","services":[{"id":1,"frontend":"40.1.1.1:80","protocol":"tcp","mode":"dsr","tableSize":5,"backends":["1.2.3.4:80"]}]}`, "tableSize"},
@@ -355,15 +392,6 @@ func TestStateThatCannotBeSavedChangesNothing(t *testing.T) {
 	if len(store.writes) != 0 || len(m.Services()) != 0 {
 		t.Errorf("writes %q, services %v", store.writes, m.Services())
 	}
-}
-
-func readFile(t *testing.T, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }
 
 func fieldOf(err error) string {

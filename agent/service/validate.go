@@ -1,60 +1,74 @@
 package service
 
 import (
+	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
 
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
-	"l4lab/agent/maglev"
 )
 
-// complete fills in the defaults and validates.
-func (m *Manager) complete(s api.Service) (api.Service, error) {
-	if has, exists := m.desired.Services[s.ID]; exists {
-		s = keep(s, has)
+// validate checks services of the catalog, which has all of them as they shall
+// be: each by itself, against the others and against the maps.
+func (m *Manager) validate(ids ...uint32) error {
+	for _, id := range ids {
+		s, wanted := m.desired.services[id]
+		if !wanted {
+			continue
+		}
+		if err := m.validateOne(s); err != nil {
+			return &serviceError{id, err}
+		}
 	}
-	if s.Protocol == "" {
-		s.Protocol = datapath.TCP.String()
-	}
-	if s.Mode == "" {
-		s.Mode = m.desired.Mode
-	}
-	if s.TableSize == 0 {
-		s.TableSize = maglev.DefaultSize
-	}
-	s.Backends = slices.Clone(s.Backends)
-	return s, m.validate(s)
+	return m.validateRoom(ids)
 }
 
-// keep fills in what a request leaves open from what the service has: who
-// changes its backends does not mean to change its mode.
-func keep(s, has api.Service) api.Service {
-	if s.Protocol == "" {
-		s.Protocol = has.Protocol
-	}
-	if s.Mode == "" {
-		s.Mode = has.Mode
-	}
-	if s.TableSize == 0 {
-		s.TableSize = has.TableSize
-	}
-	return s
+// serviceError is a fault of one of several services.
+type serviceError struct {
+	id  uint32
+	err error
 }
 
-// validate checks a service by itself, against the others and against the maps.
-func (m *Manager) validate(s api.Service) error {
+func (e *serviceError) Error() string { return fmt.Sprintf("service %d: %v", e.id, e.err) }
+func (e *serviceError) Unwrap() error { return e.err }
+
+// alone is the fault itself, for a request that names one service only.
+func alone(err error) error {
+	var of *serviceError
+	if errors.As(err, &of) {
+		return of.err
+	}
+	return err
+}
+
+// numbered puts the service's number into a refusal, whose own text is what a
+// client gets to read. Its field gets the prefix that at gives.
+func numbered(err error, at func(id uint32) string) error {
+	var of *serviceError
+	var refusal *api.Error
+	if !errors.As(err, &of) || !errors.As(err, &refusal) {
+		return err
+	}
+	copied := *refusal
+	copied.Field = at(of.id) + refusal.Field
+	copied.Message = fmt.Sprintf("service %d: %s", of.id, refusal.Message)
+	return &copied
+}
+
+func noPrefix(uint32) string { return "" }
+
+func (m *Manager) validateOne(s api.Service) error {
 	if err := validateValues(s); err != nil {
 		return err
 	}
 	if fixed := m.store.Limits().TableSize; fixed != 0 && s.TableSize != fixed {
 		return refuse("tableSize", "is %d; on this system every Maglev table has %d slots", s.TableSize, fixed)
 	}
-	for id, other := range m.desired.Services {
-		if id != s.ID && other.Frontend == s.Frontend && other.Protocol == s.Protocol {
+	for _, id := range m.desired.frontends[frontendOf(s)] {
+		if id != s.ID {
 			return &api.Error{
 				Field:   "frontend",
 				Message: fmt.Sprintf("%s/%s is service %d's", s.Frontend, s.Protocol, id),
@@ -62,10 +76,10 @@ func (m *Manager) validate(s api.Service) error {
 			}
 		}
 	}
-	if err := m.validateLoops(s); err != nil {
+	if err := m.validateOwn(s); err != nil {
 		return err
 	}
-	return m.validateRoom(s)
+	return m.validateLoops(s)
 }
 
 // validateAll checks services that were accepted once, perhaps with another
@@ -73,77 +87,47 @@ func (m *Manager) validate(s api.Service) error {
 // that swap addresses get there, and whoever swaps them can only correct the
 // service once the agent runs.
 func (m *Manager) validateAll(from string) error {
-	for _, id := range slices.Sorted(maps.Keys(m.desired.Services)) {
-		s := m.desired.Services[id]
-		err := m.validate(s)
+	for _, id := range m.desired.ids() {
+		s := m.desired.services[id]
+		err := m.validateOne(s)
+		own := m.own(s.Frontend.Addr())
 		switch {
 		case err == nil:
-		case s.Frontend.Addr() != m.own && hasAddress(s.Backends, m.own):
-			m.log.Warn("a service has the balancer itself as a backend, which is not reached: update it", "id", id, "backend", m.own)
+		case s.Frontend.Addr() != own && hasAddress(s.Backends, own):
+			m.log.Warn("a service has the balancer itself as a backend, which is not reached: update it", "id", id, "backend", own)
 		default:
 			return fmt.Errorf("service %d of %s: %w", id, from, err)
 		}
 	}
-	return nil
-}
-
-func hasAddress(backends []netip.AddrPort, a netip.Addr) bool {
-	return slices.ContainsFunc(backends, func(b netip.AddrPort) bool { return b.Addr() == a })
-}
-
-// validateValues checks what a service says by itself.
-func validateValues(s api.Service) error {
-	if s.ID == 0 || s.ID > api.MaxServiceID {
-		return refuse("id", "is %d; wanted is 1 to %d", s.ID, api.MaxServiceID)
-	}
-	if err := validateEndpoint("frontend", s.Frontend); err != nil {
-		return err
-	}
-	if _, err := datapath.ParseProtocol(s.Protocol); err != nil {
-		return refuse("protocol", "%v", err)
-	}
-	mode, err := datapath.ParseMode(s.Mode)
-	if err != nil {
-		return refuse("mode", "%v", err)
-	}
-	if !maglev.ValidSize(s.TableSize) {
-		return refuse("tableSize", "is %d; wanted is one of %v", s.TableSize, maglev.Sizes())
-	}
-	if len(s.Backends) == 0 {
-		return refuse("backends", "none given; `service delete` removes a service")
-	}
-	if uint64(len(s.Backends)) > uint64(s.TableSize) {
-		return refuse("backends", "%d do not fit into %d Maglev slots (tableSize)", len(s.Backends), s.TableSize)
-	}
-	at := make(map[netip.AddrPort]int, len(s.Backends))
-	for i, b := range s.Backends {
-		field := fmt.Sprintf("backends[%d]", i)
-		if err := validateEndpoint(field, b); err != nil {
-			return err
-		}
-		if first, twice := at[b]; twice {
-			return refuse(field, "%s is backends[%d] already", b, first)
-		}
-		at[b] = i
-		if mode == datapath.DSR && b.Port() != s.Frontend.Port() {
-			return refuse(field, "%s: in mode dsr the packet reaches the backend unchanged, so the port must be the frontend's, %d",
-				b, s.Frontend.Port())
-		}
+	if err := m.validateRoom(m.desired.ids()); err != nil {
+		return fmt.Errorf("the services of %s: %w", from, err)
 	}
 	return nil
 }
 
-func validateEndpoint(field string, e netip.AddrPort) error {
-	a := e.Addr()
+func hasAddress(backends []api.Backend, a netip.Addr) bool {
+	return slices.ContainsFunc(backends, func(b api.Backend) bool { return b.Address.Addr() == a })
+}
+
+// own is the balancer's address of the family of another, invalid when it has none.
+func (m *Manager) own(of netip.Addr) netip.Addr {
+	if of.Is4() {
+		return m.own4
+	}
+	return m.own6
+}
+
+// validateOwn refuses what needs an address of the balancer where it has none.
+func (m *Manager) validateOwn(s api.Service) error {
+	if m.own(s.Frontend.Addr()).IsValid() {
+		return nil
+	}
+	family := familyOf(s.Frontend.Addr())
 	switch {
-	case !e.IsValid():
-		return refuse(field, "missing: ADDRESS:PORT")
-	case !a.Is4():
-		return refuse(field, "%s: only IPv4 is balanced", a)
-	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.As4()[0] == 0, a.As4()[0] >= 240:
-		return refuse(field, "%s is no unicast address", a)
-	case e.Port() == 0:
-		return refuse(field, "port 0; wanted is 1 to 65535")
+	case s.Mode == datapath.SNAT.String():
+		return refuse("mode", "snat needs an %s address of the balancer's own, and the interface has none", family)
+	case s.Encap == datapath.IPIP.String() && s.OuterSource == "":
+		return refuse("outerSource", "missing: the balancer has no %s address of its own to send from", family)
 	}
 	return nil
 }
@@ -152,51 +136,91 @@ func validateEndpoint(field string, e netip.AddrPort) error {
 // its own address: the service would take the machine's own connections, such as SSH,
 // and among the ports of SNAT's pool replies would come before it.
 func (m *Manager) validateLoops(s api.Service) error {
-	if s.Frontend.Addr() == m.own {
-		return refuse("frontend", "%s is the balancer's own address: a service needs a virtual one", m.own)
-	}
-	vips := map[netip.Addr]uint32{s.Frontend.Addr(): s.ID}
-	for id, other := range m.desired.Services {
-		if id == s.ID {
-			continue
-		}
-		vips[other.Frontend.Addr()] = id
-		for _, b := range other.Backends {
-			if b.Addr() == s.Frontend.Addr() {
-				return refuse("frontend", "%s is a backend of service %d: packets would go round", b.Addr(), id)
-			}
-		}
+	vip := s.Frontend.Addr()
+	own := m.own(vip)
+	if vip == own {
+		return refuse("frontend", "%s is the balancer's own address: a service needs a virtual one", own)
 	}
 	for i, b := range s.Backends {
-		field := fmt.Sprintf("backends[%d]", i)
-		if id, isVIP := vips[b.Addr()]; isVIP {
-			return refuse(field, "%s is the virtual address of service %d: packets would go round", b.Addr(), id)
+		a, field := b.Address.Addr(), fmt.Sprintf("backends[%d]", i)
+		if a == vip {
+			return refuse(field, "%s is the virtual address of service %d: packets would go round", a, s.ID)
 		}
-		if b.Addr() == m.own {
-			return refuse(field, "%s is the balancer itself: what it sends leaves through the interface", b.Addr())
+		if m.desired.vips[a] > 0 {
+			return refuse(field, "%s is the virtual address of service %d: packets would go round", a, m.desired.withVIP(a))
 		}
+		if a == own {
+			return refuse(field, "%s is the balancer itself: what it sends leaves through the interface", a)
+		}
+	}
+	if m.desired.backends[vip] > 0 {
+		return refuse("frontend", "%s is a backend of service %d: packets would go round", vip, m.desired.withBackend(vip))
 	}
 	return nil
 }
 
 // validateRoom checks the maps' sizes before anything is written. While a
-// service changes, its old and new backends are there together.
-func (m *Manager) validateRoom(s api.Service) error {
+// service changes, its old and new backends and sources are there together; the ids of
+// those that leave stay theirs while connections have them.
+func (m *Manager) validateRoom(ids []uint32) error {
 	limits := m.store.Limits()
-	have, exists := m.actual[s.ID]
-	if !exists && uint32(len(m.actual)) >= limits.Services {
-		return tooMany("id", "services", limits.Services)
-	}
-	added := 0
-	for _, b := range s.Backends {
-		if _, ok := have.ids[b]; !ok {
-			added++
+	services, backends, sources := len(m.actual), 0, m.desired.sources
+	for _, id := range ids {
+		s, wanted := m.desired.services[id]
+		have, exists := m.actual[id]
+		switch {
+		case !wanted && exists:
+			services--
+			continue
+		case !wanted:
+			continue
+		case !exists:
+			services++
+			have = &programmed{}
+		}
+		for _, b := range s.Backends {
+			if have.members[b.Address] == nil && !m.hasHeldID(s, b.Address) {
+				backends++
+			}
+		}
+		for _, p := range have.sources {
+			if !slices.Contains(s.Sources, p) {
+				sources++
+			}
 		}
 	}
-	if uint64(len(m.backendIDs.used)+added) > uint64(limits.Backends-1) {
-		return tooMany("backends", "backends", limits.Backends-1)
+	switch {
+	case services > int(limits.Services):
+		return tooMany("id", "services", limits.Services)
+	case backends > m.backendIDs.room():
+		err := tooMany("backends", "backends", limits.Backends-1)
+		if held := len(m.backendIDs.held); held > 0 {
+			err.Message += fmt.Sprintf(", and %d of them may still have connections of backends that left", held)
+		}
+		return err
+	case sources > int(limits.Sources):
+		return tooMany("sources", "sources", limits.Sources)
 	}
 	return nil
+}
+
+// hasHeldID says whether a backend that comes back gets an id that nobody else could get now.
+func (m *Manager) hasHeldID(s api.Service, b netip.AddrPort) bool {
+	protocol, err := datapath.ParseProtocol(s.Protocol)
+	if err != nil {
+		return false
+	}
+	slot, known := m.slots.owners[slotOwner{ID: s.ID, Frontend: s.Frontend, Protocol: protocol}]
+	if have, exists := m.actual[s.ID]; exists {
+		slot, known = have.entry.Slot, true
+	}
+	id, had := m.backendIDs.owners[backendOwner{Slot: slot, Address: b, Protocol: protocol}]
+	_, held := m.backendIDs.held[id]
+	return known && had && held
+}
+
+func tooMany(field, name string, limit uint32) *api.Error {
+	return &api.Error{Field: field, Message: fmt.Sprintf("no room: the map `%s` holds %d", name, limit)}
 }
 
 func refuse(field, format string, args ...any) error {

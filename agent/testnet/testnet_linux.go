@@ -64,11 +64,21 @@ func setUp(t testing.TB, addresses ...string) {
 			continue
 		}
 		for _, a := range addresses {
-			address, err := netlink.ParseAddr(a)
-			must(t, err)
-			must(t, netlink.AddrAdd(link, address))
+			AddAddress(t, link, a)
 		}
 	}
+}
+
+// AddAddress gives a link of the thread's namespace an address, which can be used at once: an
+// IPv6 one is not first looked for at others.
+func AddAddress(t testing.TB, link netlink.Link, cidr string) {
+	t.Helper()
+	address, err := netlink.ParseAddr(cidr)
+	must(t, err)
+	if address.IP.To4() == nil {
+		address.Flags = unix.IFA_F_NODAD
+	}
+	must(t, netlink.AddrAdd(link, address))
 }
 
 func newNamespace(t testing.TB, role string) Namespace {

@@ -27,6 +27,19 @@ static __always_inline __u32 checksum_delta32(__u32 from, __u32 to)
 	return checksum_delta16(from, to) + checksum_delta16(from >> 16, to >> 16);
 }
 
+static __always_inline __u32 checksum_delta_address(const struct address *from,
+						    const struct address *to,
+						    const enum family family)
+{
+	__u32 delta = checksum_delta32(from->word[0], to->word[0]);
+
+	if (family == FAMILY_IPV6)
+		delta += checksum_delta32(from->word[1], to->word[1]) +
+			 checksum_delta32(from->word[2], to->word[2]) +
+			 checksum_delta32(from->word[3], to->word[3]);
+	return delta;
+}
+
 /* HC' = ~(~HC + ~m + m'), equation 3 of RFC 1624. */
 static __always_inline __u16 checksum_apply(__u16 checksum, __u32 delta)
 {
@@ -40,4 +53,15 @@ static __always_inline __u16 checksum_apply_udp(__u16 checksum, __u32 delta)
 		return 0;
 	checksum = checksum_apply(checksum, delta);
 	return checksum ? checksum : 0xffff;
+}
+
+/* The sum, not folded, of an address, as a pseudo header has it. */
+static __always_inline __u32 checksum_address(const struct address *a)
+{
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		sum += (a->word[i] & 0xffff) + (a->word[i] >> 16);
+	return sum;
 }

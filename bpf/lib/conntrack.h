@@ -12,8 +12,19 @@
  */
 #pragma once
 
-#include "maps.h"
-#include "packet.h"
+#include "family.h"
+
+static __always_inline struct ct_entry *flow_find(const struct flow *flow,
+						  const enum family family)
+{
+	return table_find(&flows4, &flows6, flow, family);
+}
+
+static __always_inline struct ct_entry *new_flow_find(const struct flow *flow,
+						      const enum family family)
+{
+	return table_find(&new_flows4, &new_flows6, flow, family);
+}
 
 /* The client's first packet, or a retransmission of it. */
 static __always_inline bool is_syn(const struct packet *packet)
@@ -56,37 +67,6 @@ static __always_inline bool conntrack_expired(const struct ct_entry *entry, __u8
 }
 
 /*
- * Whether the service would not make such a flow any more: its backend is gone,
- * or the service has another mode by now. In DSR the end of a connection may
- * never be seen, so a SYN is what tells that the client has begun another one; a
- * handshake that has only begun keeps its mode, for its SYN may come twice.
- */
-static __always_inline bool conntrack_outdated(const struct ct_entry *entry,
-					       const struct service *service)
-{
-	__u32 id = entry->backend_id;
-	struct backend *backend = map_lookup(&backends, &id);
-
-	if (!backend || backend->address != entry->backend_address ||
-	    backend->port != entry->backend_port)
-		return true;
-	return (entry->flags & CT_SEEN_NON_SYN) && entry->mode != service->mode;
-}
-
-/* Whether the client's packet finds the flow over, so that it opens it anew. */
-static __always_inline bool conntrack_over(const struct ct_entry *entry,
-					   const struct service *service, __u8 proto,
-					   const struct packet *packet,
-					   const struct lb_config *cfg, __u64 now)
-{
-	if (conntrack_expired(entry, proto, cfg, now))
-		return true;
-	if (!is_syn(packet))
-		return false;
-	return conntrack_closing(entry) || conntrack_outdated(entry, service);
-}
-
-/*
  * A flow's first packet does not establish it, be it from the middle of a
  * connection: a stray one must not hold an entry for hours.
  */
@@ -110,6 +90,7 @@ static __always_inline void conntrack_seen_tx(struct ct_entry *entry, const stru
 					      __u64 now)
 {
 	entry->last_seen_ns = now;
+	entry->way_back_ns = now;
 	entry->tx_packets++;
 	entry->tx_bytes += packet->length;
 	if (packet->tcp_flags & TCP_FIN)

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * packet.h - header layouts, and what the balancer wants to know of a frame.
- *
- * The parser yields scalars, never pointers into the packet: whoever writes to
- * the packet derives its pointers anew and checks them next to the access,
- * which is what both verifiers can follow.
  */
 #pragma once
 
@@ -12,21 +8,36 @@
 
 #define from_be16(x) __builtin_bswap16(x)
 #define to_be16(x) __builtin_bswap16(x)
+#define from_be32(x) __builtin_bswap32(x)
+#define to_be32(x) __builtin_bswap32(x)
 
 #define ETHERTYPE_IPV4 to_be16(0x0800)
+#define ETHERTYPE_IPV6 to_be16(0x86dd)
 
+#define IPPROTO_HOPOPTS 0 /* RFC 8200, as the next three */
+#define IPPROTO_ROUTING 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_DSTOPTS 60
+#define IPPROTO_ICMP 1
 #define IPPROTO_IPIP 4 /* RFC 2003 */
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_IPV6 41 /* RFC 2473 */
+#define IPPROTO_ICMPV6 58
 
 #define IP_DONT_FRAGMENT to_be16(0x4000)
 #define IP_MORE_FRAGMENTS to_be16(0x2000)
 #define IP_FRAGMENT_OFFSET to_be16(0x1fff)
+#define IPV6_MORE_FRAGMENTS to_be16(0x0001)
+#define IPV6_FRAGMENT_OFFSET to_be16(0xfff8)
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+
+/* What a router puts into the packets that it makes itself. */
+#define INITIAL_TTL 64
 
 /* MACs are three words, so that no access is wider than the frame's alignment. */
 struct eth_header {
@@ -48,6 +59,24 @@ struct ipv4_header {
 	__be32 daddr;
 };
 
+struct ipv6_header {
+	__u8 version_class; /* version, and the class's upper half */
+	__u8 class_label;   /* the class's lower half, and the flow label's first bits */
+	__be16 label;
+	__be16 payload_length;
+	__u8 next_header;
+	__u8 hop_limit;
+	struct address saddr;
+	struct address daddr;
+};
+
+struct ipv6_extension {
+	__u8 next_header;
+	__u8 length; /* in 8 bytes, the first 8 not counted */
+	__be16 fragment; /* offset and flags, in a fragment header */
+	__be32 id;
+};
+
 struct tcp_header {
 	__be16 sport;
 	__be16 dport;
@@ -67,12 +96,24 @@ struct udp_header {
 	__u16 checksum;
 };
 
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__be16 unused; /* an echo's id */
+	__be16 mtu;    /* of type 3 code 4 (RFC 1191); an echo's sequence number */
+};
+
 struct packet {
-	__u64 header_length; /* of IPv4, options included: 20 to 60 */
-	__u32 length;	     /* IP total length */
+	__u64 l4_offset;    /* of the transport header, from the IP header on */
+	__u32 length;	    /* of IP, its header included */
+	__be32 fragment_id; /* of a first fragment */
 	__u16 source_mac[3];
-	__u8 tos;
-	__u8 tcp_flags; /* 0 for UDP */
+	__u8 tos;	    /* IPv6: traffic class */
+	__u8 tcp_flags;	    /* 0 for all but TCP */
+	bool dont_fragment;
+	bool first_fragment;
+	bool later_fragment; /* there is no transport header in it */
 	/* Why it must not be forwarded, if it turns out to be the balancer's. */
 	enum drop_reason fault;
 };
@@ -89,89 +130,7 @@ static __always_inline void mac_copy(__u16 *to, const __u16 *from)
 	to[2] = from[2];
 }
 
-/* What is wrong with the transport header at l4, of which length bytes are left. */
-static __always_inline enum drop_reason check_l4(void *l4, void *end, __u8 proto, __u32 length,
-						 struct packet *packet)
+static __always_inline __u64 ip_header_size(const enum family family)
 {
-	if (proto == IPPROTO_TCP) {
-		struct tcp_header *tcp = l4;
-		__u32 header;
-
-		if ((void *)(tcp + 1) > end || length < sizeof(*tcp))
-			return DROP_MALFORMED_L4;
-		header = (tcp->data_offset >> 4) * 4;
-		if (header < sizeof(*tcp) || header > length)
-			return DROP_MALFORMED_L4;
-		packet->tcp_flags = tcp->flags;
-	} else {
-		struct udp_header *udp = l4;
-		__u32 datagram;
-
-		if ((void *)(udp + 1) > end || length < sizeof(*udp))
-			return DROP_MALFORMED_L4;
-		datagram = from_be16(udp->length);
-		if (datagram < sizeof(*udp) || datagram > length)
-			return DROP_MALFORMED_L4;
-	}
-	return DROP_NONE;
-}
-
-/*
- * Reads an IPv4 packet of TCP or UDP that was sent to this interface's MAC.
- * Returns false when it is something else, or has no ports to tell whose it is
- * (a later fragment, a frame that ends too early): such a frame passes.
- *
- * Faults are only noted here, since the ports that tell whether the packet is
- * the balancer's stand behind them; an IHL that lies is read as 5 for that.
- */
-static __always_inline bool parse(void *data, void *end, const __u8 *mac, struct packet *packet,
-				  struct flow_key *flow)
-{
-	struct eth_header *eth = data;
-	struct ipv4_header *ip = (void *)(eth + 1);
-	__u64 frame = end - (void *)ip;
-	__be16 *ports;
-
-	if ((void *)(ip + 1) > end)
-		return false;
-	if (eth->proto != ETHERTYPE_IPV4 || !mac_equal(eth->dest, (const __u16 *)mac))
-		return false;
-	if (ip->version_ihl >> 4 != 4)
-		return false;
-	if (ip->proto != IPPROTO_TCP && ip->proto != IPPROTO_UDP)
-		return false;
-	if (ip->fragment & IP_FRAGMENT_OFFSET)
-		return false;
-
-	mac_copy(packet->source_mac, eth->source);
-	packet->tos = ip->tos;
-	packet->length = from_be16(ip->total_length);
-	packet->tcp_flags = 0;
-	packet->fault = DROP_NONE;
-	packet->header_length = (ip->version_ihl & 0x0f) * 4;
-	if (packet->header_length < sizeof(*ip)) {
-		packet->fault = DROP_MALFORMED_IP;
-		packet->header_length = sizeof(*ip);
-	}
-	if (packet->length < packet->header_length || packet->length > frame)
-		packet->fault = DROP_MALFORMED_IP;
-
-	ports = (void *)ip + packet->header_length;
-	if ((void *)(ports + 2) > end)
-		return false;
-	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->saddr = ip->saddr;
-	flow->daddr = ip->daddr;
-	flow->sport = ports[0];
-	flow->dport = ports[1];
-	flow->proto = ip->proto;
-
-	if (!packet->fault && (ip->fragment & IP_MORE_FRAGMENTS))
-		packet->fault = DROP_FRAGMENT;
-	if (!packet->fault)
-		packet->fault = check_l4(ports, end, ip->proto,
-					 packet->length - packet->header_length, packet);
-	if (!packet->fault && ip->ttl <= 1)
-		packet->fault = DROP_TTL_EXPIRED;
-	return true;
+	return family == FAMILY_IPV4 ? sizeof(struct ipv4_header) : sizeof(struct ipv6_header);
 }

@@ -8,13 +8,7 @@
 
 #include "maps.h"
 
-/*
- * Out of line, once for all callers; it is also what puts the enum into BTF,
- * from where Go takes the reasons' names. Not static: bpf2c, which makes native
- * images for Windows, calls a function by the symbol of its relocation, and a
- * static function's relocation has none (efW 0.21, bpf_code_generator.cpp).
- */
-__noinline int drop(enum drop_reason reason)
+static __always_inline int drop(enum drop_reason reason)
 {
 	__u32 key = reason;
 	__u64 *packets = map_lookup(&drops, &key);
@@ -22,6 +16,15 @@ __noinline int drop(enum drop_reason reason)
 	if (packets)
 		(*packets)++;
 	return XDP_DROP;
+}
+
+static __always_inline void count_icmp(enum icmp_deed deed)
+{
+	__u32 key = deed;
+	__u64 *packets = map_lookup(&icmp_packets, &key);
+
+	if (packets)
+		(*packets)++;
 }
 
 static __always_inline void traffic_add_rx(struct traffic *traffic, __u32 bytes, bool opened)

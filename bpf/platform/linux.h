@@ -8,19 +8,24 @@
 
 #define LB_SECTION "xdp"
 #define DECAP_XDP_SECTION "xdp"
-#define DECAP_TC_SECTION "tc"
 
-#define MAP_HASH 1
-#define MAP_ARRAY 2
 #define MAP_PERCPU_ARRAY 6
 #define MAP_LRU_HASH 9
+#define MAP_LPM_TRIE 11
 #define MAP_HASH_OF_MAPS 13
+#define MAP_RINGBUF 27
 
 /* BPF_F_INNER_MAP: an inner array's size may differ from that of the template. */
 #define MAP_OF_ANY_SIZE __uint(map_flags, 0x1000);
 
-#define MAP_UPDATE_ANY 0
-#define MAP_UPDATE_NOEXIST 1
+/*
+ * BPF_F_NO_COMMON_LRU: each CPU evicts from a share of its own, without a lock and
+ * for half the cost. What it entered is found on all of them.
+ */
+#define MAP_LRU_OF_EACH_CPU __uint(map_flags, 2);
+
+/* BPF_F_NO_PREALLOC: a trie must have it. */
+#define MAP_NO_PREALLOC __uint(map_flags, 1);
 
 /* enum xdp_action */
 #define XDP_DROP 1
@@ -40,31 +45,12 @@ struct xdp_context {
 #define packet_start(ctx) ((void *)(long)(ctx)->data)
 #define packet_end(ctx) ((void *)(long)(ctx)->data_end)
 
-/* The part of struct __sk_buff that decap_tc.c reads. */
-struct tc_context {
-	__u32 len;
-	__u32 unused[18];
-	__u32 data;
-	__u32 data_end;
-};
-
-/* Verdicts of a classifier: UNSPEC leaves the packet to the next filter. */
-#define TC_ACT_UNSPEC (-1)
-#define TC_ACT_SHOT 2
-
-/* bpf_skb_adjust_room */
-#define ADJ_ROOM_MAC 1
-#define ADJ_ROOM_FIXED_GSO (1ULL << 0)
-
-static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
-static long (*const map_update)(void *map, const void *key, const void *value, __u64 flags) =
-	(void *)2;
-static long (*const map_delete)(void *map, const void *key) = (void *)3;
 static __u32 (*const prandom)(void) = (void *)7;
-static long (*const skb_pull_data)(struct tc_context *ctx, __u32 len) = (void *)39;
+static long (*const tail_call)(void *ctx, void *programs, __u32 index) = (void *)12;
 static long (*const adjust_head)(struct xdp_context *ctx, int delta) = (void *)44;
-static long (*const skb_adjust_room)(struct tc_context *ctx, __s32 len_diff, __u32 mode,
-				     __u64 flags) = (void *)50;
+static long (*const adjust_tail)(struct xdp_context *ctx, int delta) = (void *)65;
+static long (*const ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) =
+	(void *)130;
 static __u64 (*const ktime_get_coarse_ns)(void) = (void *)160;
 
 /*
@@ -74,4 +60,12 @@ static __u64 (*const ktime_get_coarse_ns)(void) = (void *)160;
 static __always_inline __u64 coarse_clock_ns(void)
 {
 	return ktime_get_coarse_ns();
+}
+
+/* Cuts the frame to a length. False when it cannot be cut. */
+static __always_inline bool frame_trim(struct xdp_context *ctx, __u64 length)
+{
+	__u64 now = packet_end(ctx) - packet_start(ctx);
+
+	return adjust_tail(ctx, (int)length - (int)now) == 0;
 }

@@ -27,7 +27,19 @@ typedef _Bool bool;
 #define __array(name, val) __typeof__(val) *name[]
 
 #define __always_inline inline __attribute__((always_inline))
-#define __noinline __attribute__((noinline))
+
+/* What has the same number on both. */
+#define MAP_HASH 1
+#define MAP_ARRAY 2
+#define MAP_PROG_ARRAY 3
+
+#define MAP_UPDATE_ANY 0
+#define MAP_UPDATE_NOEXIST 1
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const map_update)(void *map, const void *key, const void *value, __u64 flags) =
+	(void *)2;
+static long (*const map_delete)(void *map, const void *key) = (void *)3;
 
 #ifdef PLATFORM_WINDOWS
 #include "windows.h"

@@ -7,21 +7,28 @@
  */
 #pragma once
 
-/* The hook of efW 0.13 to 0.21, whose bpf_xdp_adjust_head works. */
+/*
+ * The hook of efW 0.13 to 0.21, whose bpf_xdp_adjust_head works, and that of XDP for
+ * Windows, with the same context and helpers, where it always fails.
+ */
+#ifdef PLATFORM_WINDOWS_XDP
+#define LB_SECTION "xdp"
+#define DECAP_XDP_SECTION "xdp"
+#else
 #define LB_SECTION "xdp_test"
 #define DECAP_XDP_SECTION "xdp_test"
+#endif
 
-#define MAP_HASH 1
-#define MAP_ARRAY 2
 #define MAP_PERCPU_ARRAY 5
 #define MAP_HASH_OF_MAPS 6
 #define MAP_LRU_HASH 8
+#define MAP_LPM_TRIE 9
+#define MAP_RINGBUF 13
 
 /* No such flag: every inner array has the template's size there. */
 #define MAP_OF_ANY_SIZE
-
-#define MAP_UPDATE_ANY 0
-#define MAP_UPDATE_NOEXIST 1
+#define MAP_NO_PREALLOC
+#define MAP_LRU_OF_EACH_CPU
 
 /* xdp_action_t */
 #define XDP_PASS 1
@@ -39,11 +46,10 @@ struct xdp_context {
 #define packet_start(ctx) ((ctx)->data)
 #define packet_end(ctx) ((ctx)->data_end)
 
-static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
-static long (*const map_update)(void *map, const void *key, const void *value, __u64 flags) =
-	(void *)2;
-static long (*const map_delete)(void *map, const void *key) = (void *)3;
+static long (*const tail_call)(void *ctx, void *programs, __u32 index) = (void *)5;
 static __u32 (*const prandom)(void) = (void *)6;
+static long (*const ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) =
+	(void *)11;
 static __u64 (*const ktime_get_boot_ms)(void) = (void *)30;
 static long (*const adjust_head)(struct xdp_context *ctx, int delta) = (void *)65536;
 
@@ -54,4 +60,16 @@ static long (*const adjust_head)(struct xdp_context *ctx, int delta) = (void *)6
 static __always_inline __u64 coarse_clock_ns(void)
 {
 	return ktime_get_boot_ms() * 1000000ULL;
+}
+
+/*
+ * There is no way to cut a frame's end. What stands behind the IP packet is
+ * padding to its receiver, as on short Ethernet frames: the client gets some of
+ * its own bytes back that it will not look at.
+ */
+static __always_inline bool frame_trim(struct xdp_context *ctx, __u64 length)
+{
+	(void)ctx;
+	(void)length;
+	return true;
 }

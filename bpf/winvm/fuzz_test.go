@@ -125,7 +125,7 @@ func FuzzALU(f *testing.F) {
 
 // FuzzLoad gives anything to Load, and a frame to what comes of it.
 func FuzzLoad(f *testing.F) {
-	objects, err := filepath.Glob("../windows/*.o")
+	objects, err := filepath.Glob("../windows/*/*.o")
 	if err != nil || len(objects) == 0 {
 		f.Fatalf("no objects: %v", err)
 	}

@@ -29,7 +29,7 @@ func (f *clientFlags) add(cmd *cobra.Command) {
 }
 
 // clientCommand adds the flags, and the agent as an argument of what the command does.
-func clientCommand(cmd *cobra.Command, do func(ctx context.Context, agent api.Backend, c *call) error) *cobra.Command {
+func clientCommand(cmd *cobra.Command, do func(ctx context.Context, agent api.Agent, c *call) error) *cobra.Command {
 	flags := &clientFlags{}
 	flags.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -89,7 +89,7 @@ func newModeCommand() *cobra.Command {
 	}
 	update.Flags().Uint32Var(&id, "id", 0, "only this service")
 	return group("mode", "Switch between DSR and SNAT", clientCommand(update,
-		func(ctx context.Context, agent api.Backend, c *call) error {
+		func(ctx context.Context, agent api.Agent, c *call) error {
 			wanted := api.ModeUpdate{Mode: c.args[0], ServiceID: id}
 			if err := agent.SetMode(ctx, wanted); err != nil {
 				return err
@@ -103,7 +103,7 @@ func newNeighbourCommand() *cobra.Command {
 		Use:   "update ADDRESS",
 		Short: "Ask for the MAC of a backend's next hop anew",
 		Args:  cobra.ExactArgs(1),
-	}, func(ctx context.Context, agent api.Backend, c *call) error {
+	}, func(ctx context.Context, agent api.Agent, c *call) error {
 		address, err := netip.ParseAddr(c.args[0])
 		if err != nil {
 			return usageError{err}
@@ -124,7 +124,7 @@ func newNeighbourCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the backends' next hops",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, agent api.Backend, c *call) error {
+	}, func(ctx context.Context, agent api.Agent, c *call) error {
 		all, err := agent.Neighbours(ctx)
 		if err != nil {
 			return err
@@ -155,7 +155,7 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Say what the agent is attached to and how it started",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, agent api.Backend, c *call) error {
+	}, func(ctx context.Context, agent api.Agent, c *call) error {
 		s, err := agent.Status(ctx)
 		if err != nil {
 			return err
@@ -163,7 +163,7 @@ func newStatusCommand() *cobra.Command {
 		return c.write(s, func(t *table) {
 			i := s.Interface
 			t.row("agent", fmt.Sprintf("pid %d, version %s, since %s", s.PID, s.Version, s.StartedAt.Format(time.RFC3339)))
-			t.row("interface", fmt.Sprintf("%s, MTU %d, index %d, address %s, MAC %s", i.Name, i.MTU, i.Index, i.Address, i.MAC))
+			t.row("interface", fmt.Sprintf("%s, MTU %d, index %d, address %s, MAC %s", i.Name, i.MTU, i.Index, addresses(i), i.MAC))
 			t.row("data path", fmt.Sprintf("%s, %s XDP, program %d", s.Platform, s.AttachMode, s.ProgramID))
 			t.row("took over", s.TookOver)
 			for _, w := range s.Warnings {
@@ -171,6 +171,17 @@ func newStatusCommand() *cobra.Command {
 			}
 		})
 	})
+}
+
+// addresses are the balancer's own.
+func addresses(i api.Interface) string {
+	var own []string
+	for _, a := range []netip.Addr{i.Address, i.Address6} {
+		if a.IsValid() {
+			own = append(own, a.String())
+		}
+	}
+	return strings.Join(own, " and ")
 }
 
 func newUnloadCommand() *cobra.Command {
@@ -184,7 +195,7 @@ The state file stays: the next agent has the same services.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&pinDir, "pin-dir", defaultPinDir, "where the pins are, when no agent runs")
-	return clientCommand(cmd, func(ctx context.Context, agent api.Backend, c *call) error {
+	return clientCommand(cmd, func(ctx context.Context, agent api.Agent, c *call) error {
 		err := agent.Unload(ctx)
 		if notRunning(err) {
 			err = datapath.Unload(pinDir)
@@ -206,7 +217,7 @@ func newCountersCommand() *cobra.Command {
 		Use:   "counters",
 		Short: "Show packets and bytes of services and backends, and drops",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, agent api.Backend, c *call) error {
+	}, func(ctx context.Context, agent api.Agent, c *call) error {
 		counters, err := agent.Counters(ctx)
 		if err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
@@ -32,6 +33,10 @@ func TestMain(m *testing.M) {
 type fakeAgent struct {
 	services []api.Service
 	asked    []string
+	// revision is that of the service that was asked for last, conflicts how often somebody else
+	// is ahead of a change.
+	revision  uint64
+	conflicts int
 }
 
 var errFake = errors.New("the map is full")
@@ -44,15 +49,34 @@ func (f *fakeAgent) Status(context.Context) (api.Status, error) {
 
 func (f *fakeAgent) Services(context.Context) ([]api.Service, error) { return f.services, nil }
 
-func (f *fakeAgent) Service(context.Context, uint32) (api.Service, error) {
-	return api.Service{}, errFake
+func (f *fakeAgent) Service(_ context.Context, id uint32) (api.Service, error) {
+	f.revision++
+	heavy := uint16(5)
+	return api.Service{ID: id, Frontend: netip.MustParseAddrPort("40.1.1.1:80"), Protocol: "tcp", Mode: "dsr", Encap: "ipip",
+		Selection: "maglev", TableSize: 251, Affinity: api.Duration(time.Minute), Revision: f.revision,
+		Sources:     []netip.Prefix{netip.MustParsePrefix("20.1.1.0/24")},
+		HealthCheck: &api.HealthCheck{Type: "tcp", Via: "vip", Port: 8080, Interval: api.Duration(2 * time.Second)},
+		Backends: []api.Backend{{Address: netip.MustParseAddrPort("20.1.1.10:80"), Weight: &heavy, Health: "quarantined"},
+			{Address: netip.MustParseAddrPort("20.1.1.20:80"), State: "maintenance", Health: "healthy"}}}, nil
+}
+
+func (f *fakeAgent) PutServices(_ context.Context, all []api.Service) ([]api.Service, error) {
+	return all, errFake
 }
 
 func (f *fakeAgent) PutService(_ context.Context, s api.Service) (api.Service, error) {
 	if s.ID == 13 {
 		return s, &api.Error{Field: "frontend", Message: "is service 1's", Code: http.StatusConflict}
 	}
-	f.asked = append(f.asked, fmt.Sprintf("put %d %s %s %s %d %v", s.ID, s.Frontend, s.Protocol, s.Mode, s.TableSize, s.Backends))
+	if f.conflicts > 0 {
+		f.conflicts--
+		return s, &api.Error{Field: "revision", Message: "somebody else has changed it", Code: http.StatusConflict}
+	}
+	asked := fmt.Sprintf("put %d %s %s %s %d %v", s.ID, s.Frontend, s.Protocol, s.Mode, s.TableSize, s.Backends)
+	if s.Revision != 0 {
+		asked += fmt.Sprint(" revision ", s.Revision)
+	}
+	f.asked = append(f.asked, strings.Join(append([]string{asked}, options(s)...), " "))
 	f.services = append(f.services, s)
 	return s, nil
 }
@@ -161,6 +185,20 @@ func TestCommandsAskTheAgentInTheDemosWords(t *testing.T) {
 			"put 1 40.1.1.1:80   0 [20.1.1.10:80 20.1.1.20:80]", "service 1: 40.1.1.1:80"},
 		{"set a service with all options", "service update --frontend 40.1.1.1:53 --backends 20.1.1.10:53 --id 2 --protocol udp --mode snat --table-size 251",
 			"put 2 40.1.1.1:53 udp snat 251 [20.1.1.10:53]", "251 slots"},
+		{"set an IPv6 service with weights", "service update --frontend=[fd00:40::1]:443 --backends=[fd00::10]:443@3,[fd00::20]:443@0 --id=3",
+			"put 3 [fd00:40::1]:443   0 [[fd00::10]:443@3 [fd00::20]:443@0]", "2 backends"},
+		{"set a service with what DSR can do", "service update --frontend 40.1.1.1:0 --backends 20.1.1.10:0 --id 4 --encap ipip --outer-source 172.16.0.0/16 --mss 1400",
+			"put 4 40.1.1.1:0   0 [20.1.1.10:0] outer-source=172.16.0.0/16 mss=1400", "service 4"},
+		{"set a service by layer 2 for some clients", "service update --frontend 40.1.1.1:80 --backends 20.1.1.10:80 --id 5 --encap l2 --selection random --affinity 90s --sources 20.1.1.0/24,30.0.0.0/8",
+			"put 5 40.1.1.1:80   0 [20.1.1.10:80] encap=l2 selection=random affinity=1m30s source=20.1.1.0/24 source=30.0.0.0/8", "service 5"},
+		{"set a service whose backends are checked", "service update --frontend 40.1.1.1:80 --backends 20.1.1.10:80 --id 6 --check http --check-path /healthz --check-interval 2s",
+			"put 6 40.1.1.1:80   0 [20.1.1.10:80] check=http", "service 6"},
+		{"drain a backend", "service drain --id 1 --backend 20.1.1.20:80",
+			"put 1 40.1.1.1:80 tcp dsr 251 [20.1.1.10:80@5(quarantined) 20.1.1.20:80(draining)] revision 1 affinity=1m0s source=20.1.1.0/24 check=tcp", "20.1.1.20:80 is draining"},
+		{"set a weight", "service weight --id 1 --backend 20.1.1.10:80 --weight 0",
+			"put 1 40.1.1.1:80 tcp dsr 251 [20.1.1.10:80@0(quarantined) 20.1.1.20:80(maintenance)] revision 1 affinity=1m0s source=20.1.1.0/24 check=tcp", "weight 0"},
+		{"set a state", "service state active --id 1 --backend 20.1.1.20:80",
+			"put 1 40.1.1.1:80 tcp dsr 251 [20.1.1.10:80@5(quarantined) 20.1.1.20:80] revision 1 affinity=1m0s source=20.1.1.0/24 check=tcp", "20.1.1.20:80 is active"},
 		{"delete a service", "service delete --id 1", "delete 1", "service 1 deleted"},
 		{"switch all", "mode update snat", "mode snat 0", "mode is snat"},
 		{"switch one", "mode update dsr --id 3", "mode dsr 3", "mode is dsr"},
@@ -178,6 +216,53 @@ func TestCommandsAskTheAgentInTheDemosWords(t *testing.T) {
 				t.Errorf("asked %q, want %q", s.agent.asked, c.asked)
 			}
 		})
+	}
+}
+
+// Two administrators change two backends at once.
+func TestChangeOfOneBackendIsTriedAgainWhenOthersAreAhead(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		conflicts int
+		code      int
+		revision  uint64
+	}{
+		{"one other", 1, 0, 2},
+		{"others again and again", changeTries, 2, changeTries},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSession(t)
+			s.agent.conflicts = c.conflicts
+			code, _, errOut := s.run(t, "", "service", "drain", "--id", "1", "--backend", "20.1.1.20:80", "--socket", "%SOCKET")
+			if code != c.code || s.agent.revision != c.revision {
+				t.Errorf("exit code %d, want %d: %s; asked for the service %d times, want %d", code, c.code, errOut, s.agent.revision, c.revision)
+			}
+		})
+	}
+}
+
+func TestDeadlineOfADrainIsATime(t *testing.T) {
+	s := newSession(t)
+	before := time.Now()
+	if code, _, errOut := s.run(t, "", "service", "drain", "--id", "1", "--backend", "20.1.1.20:80", "--deadline", "30s", "--socket", "%SOCKET"); code != 0 {
+		t.Fatal(errOut)
+	}
+	until := s.agent.services[0].Backends[1].DrainUntil
+	if until == nil || until.Before(before.Add(30*time.Second)) || until.After(time.Now().Add(30*time.Second)) {
+		t.Errorf("got %v", until)
+	}
+}
+
+func TestDescribeShowsAllOfAService(t *testing.T) {
+	_, out, _ := newSession(t).run(t, "", "service", "describe", "--id", "1", "--socket", "%SOCKET")
+	text := strings.Join(strings.Fields(out), " ")
+	for _, want := range []string{
+		"frontend 40.1.1.1:80/tcp", "encap ipip", "selection maglev, 251 slots", "affinity 1m0s", "source 20.1.1.0/24", "health check tcp via vip, port 8080, every 2s",
+		"backend 20.1.1.10:80, weight 5, active, quarantined", "backend 20.1.1.20:80, weight 1, maintenance, healthy",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %q", want, text)
+		}
 	}
 }
 
@@ -251,6 +336,13 @@ func TestExitCodes(t *testing.T) {
 		{"an output format that is none", "status -o yaml", 2, "text or json"},
 		{"an endpoint without a port", "service update --id 1 --frontend 40.1.1.1 --backends 20.1.1.10:80", 2, "--frontend"},
 		{"a backend that is no endpoint", "service update --id 1 --frontend 40.1.1.1:80 --backends 20.1.1.10:80,x", 2, "--backends"},
+		{"a weight that is too large", "service update --id 1 --frontend 40.1.1.1:80 --backends 20.1.1.10:80@1001", 2, "0 to 1000"},
+		{"a weight that is none", "service update --id 1 --frontend 40.1.1.1:80 --backends 20.1.1.10:80@", 2, "--backends"},
+		{"sources that are no prefix", "service update --id 1 --frontend 40.1.1.1:80 --backends 20.1.1.10:80 --sources 20.1.1.0", 2, "--sources"},
+		{"a check of no kind", "service update --id 1 --frontend 40.1.1.1:80 --backends 20.1.1.10:80 --check-port 80", 2, "--check"},
+		{"a backend that the service does not have", "service drain --id 1 --backend 20.1.1.99:80 --socket %SOCKET", 2, "no backend 20.1.1.99:80"},
+		{"a state that is none", "service state asleep --id 1 --backend 20.1.1.10:80", 2, "asleep"},
+		{"a deadline that is past", "service drain --id 1 --backend 20.1.1.10:80 --deadline -1s --socket %SOCKET", 2, "--deadline"},
 		{"an id that is too large", "service update --id 4294967296 --frontend 40.1.1.1:80 --backends 20.1.1.10:80", 2, "--id"},
 		{"id zero", "service update --id 0 --frontend 40.1.1.1:80 --backends 20.1.1.10:80 --socket %SOCKET", 2, "--id"},
 		{"a service that is not there", "service delete --id 9 --socket %SOCKET", 2, "there is no service 9"},

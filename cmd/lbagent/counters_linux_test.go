@@ -21,7 +21,7 @@ func TestBackendThatLeavesAndComesBackCountsItsFlowsAsBefore(t *testing.T) {
 	}
 	r.wire.send(t, source, vip, 0)
 	r.wire.receive(t)
-	alone := api.Service{ID: 1, Frontend: vip, Backends: []netip.AddrPort{other}}
+	alone := api.Service{ID: 1, Frontend: vip, Backends: plain(other)}
 	if _, err := r.client.PutService(t.Context(), alone); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -24,8 +23,9 @@ the rest, its counters too.`
 
 func newDecapAttachCommand() *cobra.Command {
 	var (
-		options                 decap.Options
-		hook, address, balancer string
+		options              decap.Options
+		hook                 string
+		addresses, balancers []string
 	)
 	cmd := &cobra.Command{
 		Use:     "attach --interface NAME --address ADDRESS --balancer ADDRESS --hook xdp|tc --pin-dir DIR",
@@ -35,10 +35,7 @@ func newDecapAttachCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options.Hook = decap.Hook(hook)
 			var err error
-			if options.Address, err = parseAddress("address", address); err != nil {
-				return err
-			}
-			if options.Balancer, err = parseAddress("balancer", balancer); err != nil {
+			if options.Tunnels, err = decap.Pair(addresses, balancers); err != nil {
 				return err
 			}
 			done, err := decap.Attach(cmd.Context(), options)
@@ -51,8 +48,8 @@ func newDecapAttachCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&options.Interface, "interface", "", "interface where encapsulated packets arrive")
-	flags.StringVar(&address, "address", "", "this backend's address, the outer destination")
-	flags.StringVar(&balancer, "balancer", "", "the load balancer's address, the outer source; 0.0.0.0 accepts any")
+	flags.StringSliceVar(&addresses, "address", nil, "this backend's address, the outer destination; one a family")
+	flags.StringSliceVar(&balancers, "balancer", nil, "the load balancer's address or the prefix of its outer sources; 0.0.0.0 or :: accepts any")
 	flags.StringVar(&hook, "hook", "", "xdp (as on Windows) or tc (as on Linux)")
 	flags.BoolVar(&options.Clsact, "clsact", false, "TC by a clsact filter also where the kernel has TCX")
 	flags.BoolVar(&options.Generic, "generic", false, "XDP in the slow mode, for drivers without native XDP")
@@ -87,8 +84,8 @@ func newDecapStatusCommand() *cobra.Command {
 			if !status.Attached {
 				state = "pinned, but no longer attached to"
 			}
-			_, err = fmt.Fprintf(out, "%s %s (%s), strips what %s sends to %s\ndecapsulated %d packets, %d bytes; passed %d; malformed %d\n",
-				state, status.Interface, status.Hook, status.Balancer, status.Address,
+			_, err = fmt.Fprintf(out, "%s %s (%s), strips %s\ndecapsulated %d packets, %d bytes; passed %d; malformed %d\n",
+				state, status.Interface, status.Hook, decap.Describe(status.Tunnels),
 				status.Decapsulated, status.Bytes, status.Passed, status.Malformed)
 			return err
 		},
@@ -117,16 +114,4 @@ func newDecapDetachCommand() *cobra.Command {
 
 func addPinDirFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "pin-dir", "", "directory for the pins on a bpffs, such as /sys/fs/bpf/decap")
-}
-
-// parseAddress leaves "" to the package, which knows what is missing.
-func parseAddress(option, text string) (netip.Addr, error) {
-	if text == "" {
-		return netip.Addr{}, nil
-	}
-	address, err := netip.ParseAddr(text)
-	if err != nil {
-		return netip.Addr{}, &decap.OptionError{Option: option, Message: fmt.Sprintf("%q is no address", text)}
-	}
-	return address, nil
 }

@@ -1,5 +1,7 @@
 package main
 
+import "strings"
+
 // defaultPinDir is on the bpffs that systemd mounts.
 const defaultPinDir = "/sys/fs/bpf/lbagent"
 
@@ -7,3 +9,8 @@ const defaultPinDir = "/sys/fs/bpf/lbagent"
 const defaultProfile = ""
 
 func defaultSocket() string { return "/run/lbagent.sock" }
+
+// defaultStateFile is beside the socket.
+func defaultStateFile(socket string) (string, error) {
+	return strings.TrimSuffix(socket, ".sock") + ".state.json", nil
+}

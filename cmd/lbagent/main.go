@@ -20,6 +20,9 @@ import (
 )
 
 func main() {
+	if code, ran := ranAsService(); ran {
+		os.Exit(code)
+	}
 	os.Exit(run(context.Background(), os.Args[1:]))
 }
 
@@ -58,6 +61,7 @@ starting it again takes over; ` + "`lbagent unload`" + ` ends both.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newServeCommand(), newConsoleCommand(), newVersionCommand(), newWebCommand(), newDecapCommand())
 	root.AddCommand(newClientCommands()...)
+	root.AddCommand(systemCommands()...)
 	return root
 }
 

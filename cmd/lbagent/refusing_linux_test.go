@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
+	"l4lab/agent/testnet"
 	"l4lab/bpf"
 )
 
@@ -37,26 +38,18 @@ func (r *rig) addInterface(t *testing.T) {
 	})
 }
 
-// addAddress gives eth0 a second address.
+// addAddress gives eth0 another address.
 func (r *rig) addAddress(t *testing.T, cidr string) {
 	t.Helper()
 	eth0 := r.Balancer.Link(t)
-	r.Balancer.Do(t, func() {
-		address, err := netlink.ParseAddr(cidr)
-		if err == nil {
-			err = netlink.AddrAdd(eth0, address)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	})
+	r.Balancer.Do(t, func() { testnet.AddAddress(t, eth0, cidr) })
 }
 
-// held is what the pinned maps config, neighbours and services hold, as bytes.
+// held is what the pinned maps config, backends and services hold, as bytes.
 func (r *rig) held(t *testing.T) []byte {
 	t.Helper()
 	var all []byte
-	for _, name := range []string{bpf.LBMapConfig, bpf.LBMapNeighbours, bpf.LBMapServices} {
+	for _, name := range []string{bpf.LBMapConfig, bpf.LBMapBackends, bpf.LBMapServices} {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(r.pins, name), nil)
 		if err != nil {
 			t.Fatal(err)

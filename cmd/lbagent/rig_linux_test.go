@@ -36,7 +36,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	dir := shortDir(t)
 	r := &rig{
-		Pair:   testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24", "20.1.1.20/24", "20.1.1.100/24"),
+		Pair:   testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24", "20.1.1.20/24", "20.1.1.100/24", "fd00::10/64", "fd00::20/64"),
 		socket: filepath.Join(dir, "agent.sock"),
 		pins:   filepath.Join(testnet.BPFFS(t), "lbagent"),
 	}
@@ -173,9 +173,18 @@ var (
 
 func (r *rig) put(t *testing.T) {
 	t.Helper()
-	if _, err := r.client.PutService(t.Context(), api.Service{ID: 1, Frontend: vip, Backends: backends, TableSize: 2039}); err != nil {
+	if _, err := r.client.PutService(t.Context(), api.Service{ID: 1, Frontend: vip, Backends: plain(backends...), TableSize: 2039}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// plain are backends of which nothing but the address is said.
+func plain(addresses ...netip.AddrPort) []api.Backend {
+	list := make([]api.Backend, len(addresses))
+	for i, a := range addresses {
+		list[i].Address = a
+	}
+	return list
 }
 
 // chosen is the backend that the Maglev table gives a flow.

@@ -3,11 +3,7 @@ package main
 import (
 	"errors"
 	"io/fs"
-
-	"golang.org/x/sys/windows"
 )
 
-// notRunning says that nobody serves on the socket.
-func notRunning(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, windows.WSAECONNREFUSED)
-}
+// notRunning says that nobody serves on the pipe.
+func notRunning(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -18,10 +17,10 @@ import (
 
 func newServeCommand() *cobra.Command {
 	var (
-		options server.Options
-		address string
-		profile string
-		verbose bool
+		options   server.Options
+		addresses []string
+		profile   string
+		verbose   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "serve --device INTERFACE",
@@ -33,12 +32,12 @@ agent with the same --pin-dir takes over.`,
 		Example: "  lbagent serve --device eth0 --mode dsr",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if address != "" {
-				a, err := netip.ParseAddr(address)
-				if err != nil || !a.Is4() {
-					return usageError{fmt.Errorf("--address: %q is no IPv4 address", address)}
+			for _, text := range addresses {
+				a, err := netip.ParseAddr(text)
+				if err != nil || a.Is4In6() || a.Zone() != "" {
+					return usageError{fmt.Errorf("--address: %q is neither an IPv4 nor an IPv6 address", text)}
 				}
-				options.Address = a
+				options.Addresses = append(options.Addresses, a)
 			}
 			if options.Mode != "" {
 				if _, err := datapath.ParseMode(options.Mode); err != nil {
@@ -46,7 +45,11 @@ agent with the same --pin-dir takes over.`,
 				}
 			}
 			if options.StateFile == "" {
-				options.StateFile = strings.TrimSuffix(options.Socket, ".sock") + ".state.json"
+				file, err := defaultStateFile(options.Socket)
+				if err != nil {
+					return err
+				}
+				options.StateFile = file
 			}
 			level := slog.LevelInfo
 			if verbose {
@@ -64,10 +67,14 @@ agent with the same --pin-dir takes over.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&options.Interface, "device", "d", "", "network interface of the VIPs' packets, also --interface")
 	flags.StringVar(&options.Mode, "mode", "", "mode of services that name none, dsr or snat, also --bpf-lb-mode (default the last one, at first dsr)")
-	flags.StringVar(&options.Socket, "socket", defaultSocket(), "socket of the API")
+	flags.StringVar(&options.Socket, "socket", defaultSocket(), "socket of the API, on Windows a named pipe")
 	flags.StringVar(&options.StateFile, "state", "", "file that keeps the services (default beside the socket; what is under /run is lost at a reboot)")
 	flags.StringVar(&options.PinDir, "pin-dir", defaultPinDir, "where maps and program are pinned")
-	flags.StringVar(&address, "address", "", "the balancer's own address (default the interface's first)")
+	flags.StringSliceVar(&addresses, "address", nil, "the balancer's own address, once for each family (default the interface's first)")
+	flags.Uint32Var(&options.Sizes.Connections, "max-connections", 0, "room for established IPv4 connections (Linux; default what the maps have, at first 131072)")
+	flags.Uint32Var(&options.Sizes.Services, "max-services", 0, "room for services (Linux; default what the maps have, at first 4096)")
+	flags.Uint32Var(&options.Sizes.Backends, "max-backends", 0, "room for backends of all services together (Linux; default what the maps have, at first 16384)")
+	flags.Uint32Var(&options.Sizes.Sources, "max-sources", 0, "room for source ranges of all services together (Linux; default what the maps have, at first 4096)")
 	flags.BoolVar(&options.Generic, "generic", false, "permit XDP's generic mode, which is slow (Linux)")
 	flags.StringVar(&options.Image, "image", "", "native image of the data path, a .sys file (Windows)")
 	flags.StringVar(&profile, "profile", defaultProfile, "who provides the XDP hook: efw-0.21 or xdp (Windows)")

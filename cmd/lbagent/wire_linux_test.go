@@ -70,16 +70,22 @@ func newWire(t *testing.T, peer testnet.Namespace, balancer net.HardwareAddr) *w
 // send sends a TCP segment from a client: the first is a SYN, the others are not.
 func (w *wire) send(t *testing.T, source, dest netip.AddrPort, number uint32) {
 	t.Helper()
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP,
-		SrcIP: source.Addr().AsSlice(), DstIP: dest.Addr().AsSlice()}
 	tcp := &layers.TCP{SrcPort: layers.TCPPort(source.Port()), DstPort: layers.TCPPort(dest.Port()),
 		Seq: number, SYN: number == 0, ACK: number > 0, Window: 65535}
+	ether := &layers.Ethernet{SrcMAC: w.own, DstMAC: w.to, EthernetType: layers.EthernetTypeIPv4}
+	var ip interface {
+		gopacket.SerializableLayer
+		gopacket.NetworkLayer
+	} = &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: source.Addr().AsSlice(), DstIP: dest.Addr().AsSlice()}
+	if dest.Addr().Is6() {
+		ether.EthernetType = layers.EthernetTypeIPv6
+		ip = &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolTCP, SrcIP: source.Addr().AsSlice(), DstIP: dest.Addr().AsSlice()}
+	}
 	if err := tcp.SetNetworkLayerForChecksum(ip); err != nil {
 		t.Error(err)
 	}
 	buffer := gopacket.NewSerializeBuffer()
-	err := gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
-		&layers.Ethernet{SrcMAC: w.own, DstMAC: w.to, EthernetType: layers.EthernetTypeIPv4}, ip, tcp)
+	err := gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ether, ip, tcp)
 	if err == nil {
 		_, err = unix.Write(w.fd, buffer.Bytes())
 	}
@@ -112,6 +118,10 @@ func (w *wire) next() (f frame, ok bool) {
 			case *layers.Ethernet:
 				f.source = l.SrcMAC.String()
 			case *layers.IPv4:
+				if ips++; ips == 1 {
+					f.backend, _ = netip.AddrFromSlice(l.DstIP)
+				}
+			case *layers.IPv6:
 				if ips++; ips == 1 {
 					f.backend, _ = netip.AddrFromSlice(l.DstIP)
 				}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"l4lab/agent/api"
 	"l4lab/lab/plan"
@@ -627,5 +628,26 @@ func TestDifference(t *testing.T) {
 	const text = "protocol tcp -> udp; mode dsr -> snat; backends 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80 -> 20.1.1.10:80"
 	if got := plan.Difference(have, want); got != text {
 		t.Errorf("Difference = %q, want %q", got, text)
+	}
+}
+
+// Somebody has set what no topology says.
+func TestDifferenceNamesWhatALabsServicesNeverHave(t *testing.T) {
+	top := topology.Default()
+	want := plan.ServiceOf(top, top.Services[0])
+	have := want
+	have.Encap, have.Affinity, have.MSS = "l2", api.Duration(time.Minute), 1400
+	have.Backends = slices.Clone(want.Backends)
+	have.Backends[0].State = "draining"
+	const text = "encapsulation l2 -> ipip; affinity 1m0s -> 0s; MSS 1400 -> 0; " +
+		"backends 20.1.1.10:80(draining), 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80 -> 20.1.1.10:80, 20.1.1.20:80, 20.1.1.30:80, 20.1.1.40:80"
+	if got := plan.Difference(have, want); got != text {
+		t.Errorf("Difference = %q, want %q", got, text)
+	}
+	// An agent that leaves out what is as usual means the same.
+	have = want
+	have.Encap, have.Selection = "", ""
+	if got := plan.Difference(have, want); got != "" {
+		t.Errorf("Difference = %q", got)
 	}
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -11,14 +12,24 @@ import (
 	"l4lab/topology"
 )
 
+// What the agent takes for encapsulation and selection when it is told none. A lab's services
+// say them, for an agent keeps what a service has where it is told none.
+const (
+	usualEncap     = "ipip"
+	usualSelection = "maglev"
+)
+
 // ServiceOf returns what the agent is to be told of a service.
 func ServiceOf(t topology.Topology, s topology.Service) api.Service {
-	a := api.Service{ID: s.ID, Frontend: s.Frontend(), Protocol: string(s.Protocol), Mode: string(s.Mode), TableSize: s.TableSize}
+	a := api.Service{
+		ID: s.ID, Frontend: s.Frontend(), Protocol: string(s.Protocol), Mode: string(s.Mode),
+		Encap: usualEncap, Selection: usualSelection, TableSize: s.TableSize,
+	}
 	if a.TableSize == 0 {
 		a.TableSize = topology.DefaultTableSize
 	}
 	for _, b := range s.Backends {
-		a.Backends = append(a.Backends, netip.AddrPortFrom(t.Nodes[b].Address, s.Port))
+		a.Backends = append(a.Backends, api.Backend{Address: netip.AddrPortFrom(t.Nodes[b].Address, s.Port)})
 	}
 	return a
 }
@@ -75,7 +86,7 @@ func (b *builder) service(s topology.Service, found map[uint32]api.Service, hold
 		step.Needs = append(step.Needs, releaseID(s.ID))
 	case !ok:
 		step.Action, step.Reason = Create, describe(want)
-	case !same(have, want):
+	case Difference(have, want) != "":
 		step.Action, step.Reason = Change, Difference(have, want)
 	case b.touched[lb]:
 		// Its agent may have to begin anew, and know of no service.
@@ -120,10 +131,6 @@ func (b *builder) unusedVIPs() {
 	}
 }
 
-func same(a, b api.Service) bool {
-	return a.Frontend == b.Frontend && a.Protocol == b.Protocol && a.Mode == b.Mode && a.TableSize == b.TableSize && join(a.Backends) == join(b.Backends)
-}
-
 func describe(s api.Service) string {
 	return fmt.Sprintf("%s/%s %s, backends %s", s.Frontend, s.Protocol, s.Mode, join(s.Backends))
 }
@@ -135,12 +142,26 @@ func Difference(have, want api.Service) string {
 		{"frontend", have.Frontend.String(), want.Frontend.String()},
 		{"protocol", have.Protocol, want.Protocol},
 		{"mode", have.Mode, want.Mode},
+		{"encapsulation", cmp.Or(have.Encap, usualEncap), cmp.Or(want.Encap, usualEncap)},
+		{"outer source", have.OuterSource, want.OuterSource},
+		{"selection", cmp.Or(have.Selection, usualSelection), cmp.Or(want.Selection, usualSelection)},
+		{"affinity", have.Affinity.String(), want.Affinity.String()},
+		{"sources", join(have.Sources), join(want.Sources)},
+		{"MSS", fmt.Sprint(have.MSS), fmt.Sprint(want.MSS)},
+		{"health check", checkOf(have), checkOf(want)},
 		{"table size", fmt.Sprint(have.TableSize), fmt.Sprint(want.TableSize)},
 		{"backends", join(have.Backends), join(want.Backends)},
 	} {
 		if d.have != d.want {
-			parts = append(parts, fmt.Sprintf("%s %s -> %s", d.name, d.have, d.want))
+			parts = append(parts, fmt.Sprintf("%s %s -> %s", d.name, cmp.Or(d.have, "none"), cmp.Or(d.want, "none")))
 		}
 	}
 	return strings.Join(parts, "; ")
+}
+
+func checkOf(s api.Service) string {
+	if s.HealthCheck == nil {
+		return ""
+	}
+	return fmt.Sprintf("%+v", *s.HealthCheck)
 }

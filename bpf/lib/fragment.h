@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * fragment.h - a packet's fragments go where the first one went, which alone
+ * has the ports. One that comes before the first is dropped: it cannot be kept.
+ */
+#pragma once
+
+#include "family.h"
+
+static __always_inline void fragment_key_init(struct fragment_key *key, const struct flow *flow,
+					      __be32 id, const enum family family)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->saddr = flow->saddr;
+	key->daddr = flow->daddr;
+	key->id = id;
+	key->proto = flow->proto;
+	key->family = family;
+}
+
+/* Gives a later fragment's flow its ports; false when nobody knows them. */
+static __always_inline bool fragment_follow(const struct lb_config *cfg, struct flow *flow,
+					    __be32 id, const enum family family)
+{
+	struct scratch *s = scratch_of_this_cpu();
+	__u64 now = coarse_clock_ns();
+	struct fragment *first;
+
+	if (!s)
+		return false;
+	fragment_key_init(&s->fragment_key, flow, id, family);
+	first = map_lookup(&fragments, &s->fragment_key);
+	if (!first)
+		return false;
+	if (now > first->last_seen_ns && now - first->last_seen_ns > cfg->fragment_ns)
+		return false;
+	flow->sport = first->sport;
+	flow->dport = first->dport;
+	return true;
+}
+
+/* Keeps the ports of a first fragment that is forwarded, for those behind it. */
+static __always_inline void fragment_lead(struct scratch *s, const struct flow *flow, __be32 id,
+					  __u64 now, const enum family family)
+{
+	fragment_key_init(&s->fragment_key, flow, id, family);
+	s->fragment.last_seen_ns = now;
+	s->fragment.sport = flow->sport;
+	s->fragment.dport = flow->dport;
+	map_update(&fragments, &s->fragment_key, &s->fragment, MAP_UPDATE_ANY);
+}

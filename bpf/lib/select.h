@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * select.h - which backend a new flow goes to. The hash is Cilium's, so that a
+ * balancer of theirs with the same table makes the same choice.
+ */
+#pragma once
+
+#include "family.h"
+
+/* JHASH_INITVAL of Linux's jhash.h, and Cilium's default seeds. */
+#define JHASH_INITIAL 0xdeadbeef
+#define JHASH_SEED_IPV4 1910299206U
+#define JHASH_SEED_IPV6 2454738568U
+
+static __always_inline __u32 rotate_left(__u32 word, __u32 by)
+{
+	return (word << by) | (word >> (32 - by));
+}
+
+/* The last steps of Bob Jenkins' lookup3, as Linux's jhash.h has them. */
+static __always_inline __u32 jhash_final(__u32 a, __u32 b, __u32 c)
+{
+	c ^= b;
+	c -= rotate_left(b, 14);
+	a ^= c;
+	a -= rotate_left(c, 11);
+	b ^= a;
+	b -= rotate_left(a, 25);
+	c ^= b;
+	c -= rotate_left(b, 16);
+	a ^= c;
+	a -= rotate_left(c, 4);
+	b ^= a;
+	b -= rotate_left(a, 14);
+	c ^= b;
+	c -= rotate_left(b, 24);
+	return c;
+}
+
+struct jhash {
+	__u32 a, b, c;
+};
+
+static __always_inline void jhash_mix(struct jhash *h)
+{
+	h->a -= h->c;
+	h->a ^= rotate_left(h->c, 4);
+	h->c += h->b;
+	h->b -= h->a;
+	h->b ^= rotate_left(h->a, 6);
+	h->a += h->c;
+	h->c -= h->b;
+	h->c ^= rotate_left(h->b, 8);
+	h->b += h->a;
+	h->a -= h->c;
+	h->a ^= rotate_left(h->c, 16);
+	h->c += h->b;
+	h->b -= h->a;
+	h->b ^= rotate_left(h->a, 19);
+	h->a += h->c;
+	h->c -= h->b;
+	h->c ^= rotate_left(h->b, 4);
+	h->b += h->a;
+}
+
+/*
+ * The VIP is not in it: one client lands on one backend of all VIPs that share
+ * it. Under session affinity the client's port is not either.
+ */
+static __always_inline __u32 flow_hash(const struct flow *flow, bool affinity,
+				       const enum family family)
+{
+	__u32 ports = (__u32)flow->dport << 16 | (affinity ? 0 : flow->sport);
+	const __u32 seed = JHASH_SEED_IPV4 + JHASH_INITIAL + (3 << 2);
+	struct jhash h;
+
+	if (family == FAMILY_IPV4) /* jhash_3words */
+		return jhash_final(flow->saddr.word[0] + seed, ports + seed, flow->proto + seed);
+	h.a = flow->saddr.word[0];
+	h.b = flow->saddr.word[1];
+	h.c = flow->saddr.word[2];
+	jhash_mix(&h);
+	h.a += flow->saddr.word[3];
+	h.b += ports;
+	h.c += flow->proto;
+	jhash_mix(&h);
+	h.a += JHASH_SEED_IPV6;
+	return jhash_final(h.a, h.b, h.c);
+}
+
+static __always_inline struct backend *backend_lookup(__u32 id)
+{
+	struct backend *backend = map_lookup(&backends, &id);
+
+	/* An entry of state GONE is as good as none; PREVAIL wants the null check to itself. */
+	if (!backend)
+		return 0;
+	return backend->state == BACKEND_GONE ? 0 : backend;
+}
+
+/* The id of a new flow's backend in the service's table, 0 when there is none. */
+static __always_inline __u32 select_by_table(const struct service *service,
+					     const struct flow *flow, const enum family family)
+{
+	__u32 slot = service->slot;
+	__u32 size = service->table_size;
+	__u32 index;
+	__u32 *id;
+	void *table;
+
+	if (!size)
+		return 0;
+	table = map_lookup(&maglev, &slot);
+	if (!table)
+		return 0;
+	if (service->flags & SERVICE_RANDOM)
+		index = prandom() % size;
+	else
+		index = flow_hash(flow, service->flags & SERVICE_AFFINITY, family) % size;
+	id = map_lookup(table, &index);
+	return id ? *id : 0;
+}
+
+/*
+ * Under affinity: the id of the backend that the client has, 0 when it has none
+ * that takes new flows. Leaves the key in scratch.
+ */
+static __always_inline __u32 affinity_find(struct scratch *s, const struct service *service,
+					   const struct flow *flow, __u64 now)
+{
+	struct affinity *known;
+	struct backend *backend;
+	__u32 id;
+
+	s->affinity_key.client = flow->saddr;
+	s->affinity_key.service_slot = service->slot;
+	known = map_lookup(&affinities, &s->affinity_key);
+	if (!known)
+		return 0;
+	if (now > known->last_seen_ns && now - known->last_seen_ns > service->affinity_ns)
+		return 0;
+	id = known->backend_id;
+	backend = backend_lookup(id);
+	if (!backend)
+		return 0;
+	if (backend->state != BACKEND_ACTIVE || backend->service_slot != service->slot)
+		return 0;
+	known->last_seen_ns = now;
+	return id;
+}
+
+/*
+ * The id of a new flow's backend: under affinity the one that the client has,
+ * while that one takes new flows, else one of the table's.
+ */
+static __always_inline __u32 select_backend(struct scratch *s, const struct service *service,
+					    const struct flow *flow, __u64 now,
+					    const enum family family)
+{
+	__u32 id;
+
+	if (!(service->flags & SERVICE_AFFINITY))
+		return select_by_table(service, flow, family);
+	id = affinity_find(s, service, flow, now);
+	if (id)
+		return id;
+	id = select_by_table(service, flow, family);
+	if (!id)
+		return 0;
+	s->affinity.last_seen_ns = now;
+	s->affinity.backend_id = id;
+	s->affinity.pad = 0;
+	map_update(&affinities, &s->affinity_key, &s->affinity, MAP_UPDATE_ANY);
+	return id;
+}

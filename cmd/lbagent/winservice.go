@@ -1,0 +1,23 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+)
+
+// serviceCommandLine is what Windows' service manager starts: `lbagent serve` with the
+// flags that `windows-service install` was given behind --. They are judged now, for
+// a service that does not start says so to nobody.
+func serviceCommandLine(flags []string) ([]string, error) {
+	serve := newServeCommand()
+	if err := serve.ParseFlags(flags); err != nil {
+		return nil, usageError{fmt.Errorf("flags of serve: %w", err)}
+	}
+	if rest := serve.Flags().Args(); len(rest) > 0 {
+		return nil, usageError{fmt.Errorf("flags of serve: unexpected %q", rest)}
+	}
+	if err := serve.ValidateRequiredFlags(); err != nil {
+		return nil, usageError{fmt.Errorf("flags of serve: %w", err)}
+	}
+	return slices.Concat([]string{"serve"}, flags), nil
+}
