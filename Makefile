@@ -32,9 +32,11 @@ lint: ## gofmt, and vet and staticcheck for Linux and for Windows
 	GOOS=linux $$($(GO) tool -n staticcheck) ./...
 	GOOS=windows $$($(GO) tool -n staticcheck) ./...
 
-generate: ## compile bpf/*.c with clang-19 and write the Go types
+generate: ## compile bpf/*.c with clang-19, write the Go types, README's table of shared lines, docs/helpers.md
 	scripts/install-deps.sh generate
 	$(GO) generate ./bpf
+	$(GO) run ./scripts/sharing -readme README.md
+	$(GO) run ./scripts/helpers -o docs/helpers.md
 
 check-generated: ## fail when an eBPF object, README's table or docs/helpers.md is not what the source gives
 	scripts/install-deps.sh generate
@@ -47,7 +49,7 @@ sharing: ## count the eBPF source lines that both systems compile, and write the
 docs: ## write docs/helpers.md from the eBPF objects
 	$(GO) run ./scripts/helpers -o docs/helpers.md
 
-bench: build ## compare with ip -batch, a bare MAC swap and a bare encapsulation
+bench: build ## measure packets, throughput, programming and labs; ratios within one run
 	scripts/install-deps.sh test
 	scripts/bench.sh
 

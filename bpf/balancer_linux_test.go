@@ -193,7 +193,7 @@ func (b *balancer) changeBackend(id uint32, change func(*LBBackend)) {
 func (b *balancer) serve(id uint32, frontend netip.AddrPort, proto uint8, mode LBLbMode, size uint32, backends ...uint32) {
 	b.t.Helper()
 	table, err := ebpf.NewMap(&ebpf.MapSpec{
-		Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: max(size, 1), Flags: unix.BPF_F_INNER_MAP,
+		Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: max(size, 1), Flags: unix.BPF_F_INNER_MAP | unix.BPF_F_MMAPABLE,
 	})
 	must(b.t, err)
 	defer table.Close()

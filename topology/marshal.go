@@ -12,7 +12,7 @@ import (
 // back as the same value; so it fails with Faults for a topology that Validate
 // refuses.
 func Marshal(t Topology) ([]byte, error) {
-	if err := Validate(t).orNil(); err != nil {
+	if err := Validate(t).OrNil(); err != nil {
 		return nil, fmt.Errorf("write lab %q as YAML: %w", t.Name, err)
 	}
 	var b strings.Builder

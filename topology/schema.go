@@ -143,14 +143,14 @@ func refine(root *jsonschema.Schema) error {
 		if !ok {
 			return fmt.Errorf("type %s is not in it", t.Name())
 		}
-		for i, f := range fieldsOf(t) {
-			property, ok := definition.Properties.Get(f.name)
+		for i, f := range format().Fields(t) {
+			property, ok := definition.Properties.Get(f.Name)
 			r, ruled := rules()[t.Name()+"."+t.Field(i).Name]
 			if !ok || !ruled {
 				return fmt.Errorf("%s.%s has no property or no rule", t.Name(), t.Field(i).Name)
 			}
 			if r.required {
-				definition.Required = append(definition.Required, f.name)
+				definition.Required = append(definition.Required, f.Name)
 			}
 			if r.adjust != nil {
 				r.adjust(property)

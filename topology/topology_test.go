@@ -144,11 +144,11 @@ func TestSchemaDescribesWhatParseReads(t *testing.T) {
 		if o.AdditionalProperties != false {
 			t.Errorf("%s takes unknown keys", typ.Name())
 		}
-		for _, f := range fieldsOf(typ) {
+		for _, f := range format().Fields(typ) {
 			fields++
-			property, ok := o.Properties[f.name]
+			property, ok := o.Properties[f.Name]
 			if !ok || property["description"] == nil {
-				t.Errorf("%s.%s is missing or has no description: %v", typ.Name(), f.name, property)
+				t.Errorf("%s.%s is missing or has no description: %v", typ.Name(), f.Name, property)
 			}
 		}
 		if len(o.Properties) != typ.NumField() {

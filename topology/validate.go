@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"l4lab/strictyaml"
 )
 
 // Limits on what a topology may say.
@@ -74,7 +76,7 @@ func (v *validator) lab() {
 		v.fault("name", "%q has a hyphen: a lab's name has none, since the hyphen in LAB-NODE separates the two", v.t.Name)
 	}
 	if v.t.Switch.Type != DefaultSwitchType {
-		v.fault("switch.type", "unknown type %s; allowed is internal", shorten(v.t.Switch.Type))
+		v.fault("switch.type", "unknown type %s; allowed is internal", strictyaml.Shorten(v.t.Switch.Type))
 	}
 	if v.t.Switch.MTU < MinMTU || v.t.Switch.MTU > MaxMTU {
 		v.fault("switch.mtu", "%d is not between %d and %d", v.t.Switch.MTU, MinMTU, MaxMTU)
@@ -112,10 +114,10 @@ func (v *validator) machines() {
 			v.fault(path+".role", "is missing; allowed are %s, %s", RoleLoadBalancer, RoleBackend)
 		default:
 			unknown++
-			v.fault(path+".role", "unknown role %s; allowed are %s, %s", shorten(string(node.Role)), RoleLoadBalancer, RoleBackend)
+			v.fault(path+".role", "unknown role %s; allowed are %s, %s", strictyaml.Shorten(string(node.Role)), RoleLoadBalancer, RoleBackend)
 		}
 		if node.OS != Linux && node.OS != Windows {
-			v.fault(path+".os", "unknown os %s; allowed are %s, %s", shorten(string(node.OS)), Linux, Windows)
+			v.fault(path+".os", "unknown os %s; allowed are %s, %s", strictyaml.Shorten(string(node.OS)), Linux, Windows)
 		}
 		v.address(path, node.Address)
 	}
@@ -171,7 +173,7 @@ func nameProblem(s string) string {
 		return "is empty: a name has 1 to 15 characters"
 	}
 	if len(s) > MaxNameLength {
-		return fmt.Sprintf("%s has more than %d characters", shorten(s), MaxNameLength)
+		return fmt.Sprintf("%s has more than %d characters", strictyaml.Shorten(s), MaxNameLength)
 	}
 	for i, r := range s {
 		letter := r >= 'a' && r <= 'z' || r >= '0' && r <= '9'

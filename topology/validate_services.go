@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"l4lab/strictyaml"
 )
 
 // listener is what must be unique among services.
@@ -42,10 +44,10 @@ func (v *validator) services() {
 			v.fault(path+".port", "is not between 1 and 65535")
 		}
 		if s.Protocol != TCP && s.Protocol != UDP {
-			v.fault(path+".protocol", "unknown protocol %s; allowed are %s, %s", shorten(string(s.Protocol)), TCP, UDP)
+			v.fault(path+".protocol", "unknown protocol %s; allowed are %s, %s", strictyaml.Shorten(string(s.Protocol)), TCP, UDP)
 		}
 		if s.Mode != DSR && s.Mode != SNAT {
-			v.fault(path+".mode", "unknown mode %s; allowed are %s, %s", shorten(string(s.Mode)), DSR, SNAT)
+			v.fault(path+".mode", "unknown mode %s; allowed are %s, %s", strictyaml.Shorten(string(s.Mode)), DSR, SNAT)
 		}
 		v.tableSize(path+".tableSize", s)
 		v.backends(path+".backends", s.Backends)
@@ -96,7 +98,7 @@ func (v *validator) backends(path string, names []string) {
 	for i, name := range names {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if before, twice := first[name]; twice {
-			v.fault(at, "%s is named twice: it is backends[%d] already", shorten(name), before)
+			v.fault(at, "%s is named twice: it is backends[%d] already", strictyaml.Shorten(name), before)
 			continue
 		}
 		first[name] = i
@@ -107,51 +109,7 @@ func (v *validator) backends(path string, names []string) {
 		case !known && name == v.t.Client.Name:
 			v.fault(at, "%q is the client, not a backend", name)
 		case !known:
-			v.fault(at, "unknown node %s%s", shorten(name), suggestion(name, slices.Sorted(maps.Keys(v.t.Nodes))))
+			v.fault(at, "unknown node %s%s", strictyaml.Shorten(name), strictyaml.Suggestion(name, slices.Sorted(maps.Keys(v.t.Nodes))))
 		}
 	}
-}
-
-// suggestion is `, did you mean "x"?` when a candidate is close to what was
-// written, else "".
-func suggestion(written string, candidates []string) string {
-	// Long names are no typing errors, and every candidate costs.
-	const longest, most = 30, 1000
-	if len(written) > longest || len(candidates) > most {
-		return ""
-	}
-	best, distance := "", 1+max(1, len(written)/3)
-	for _, c := range candidates {
-		if len(c) > longest {
-			continue
-		}
-		if d := editDistance(written, c); d < distance {
-			best, distance = c, d
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(", did you mean %q?", best)
-}
-
-// editDistance is Levenshtein's: insertions, deletions and replacements of bytes.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -87,6 +87,15 @@ func (f *fakeAgent) SetMode(_ context.Context, u ModeUpdate) error {
 
 func (f *fakeAgent) Unload(context.Context) error { return f.note("unload") }
 
+func (f *fakeAgent) Diff(context.Context) (Diff, error) {
+	return Diff{Desired: "state", Same: true, Services: []ServiceDiff{}}, f.note("diff")
+}
+
+func (f *fakeAgent) DiffWith(_ context.Context, all []Service) (Diff, error) {
+	return Diff{Desired: "request", Services: []ServiceDiff{{ID: 1, Frontend: netip.MustParseAddrPort("40.1.1.1:80"), Protocol: "tcp", Change: "missing"}}},
+		f.note("diff with %d", len(all))
+}
+
 // serve runs an agent on a socket of its own and returns a client of it.
 func serve(t *testing.T, agent Agent) *Client {
 	t.Helper()
@@ -173,11 +182,21 @@ func TestClientAndHandlerSpeakTheSame(t *testing.T) {
 	}
 	check(client.SetMode(ctx, ModeUpdate{Mode: "snat", ServiceID: 4}))
 	check(client.DeleteService(ctx, 1))
+	own, err := client.Diff(ctx)
+	check(err)
+	other, err := client.DiffWith(ctx, []Service{wanted})
+	check(err)
+	if !own.Same || own.Desired != "state" || other.Same || other.Services[0].Change != "missing" {
+		t.Errorf("diffs: got %+v and %+v", own, other)
+	}
+	_, err = client.DiffWith(ctx, nil)
+	check(err)
 	check(client.Unload(ctx))
 	want := []string{
 		"status", "put 1 40.1.1.1:80 [20.1.1.10:80 20.1.1.20:80@0(draining)]", "services", "service 1",
 		"put all 1", "put all 0", "connections 0",
-		"connections 1", "counters", "neighbours", "refresh 20.1.1.10", "mode snat 4", "delete 1", "unload",
+		"connections 1", "counters", "neighbours", "refresh 20.1.1.10", "mode snat 4", "delete 1",
+		"diff", "diff with 1", "diff with 0", "unload",
 	}
 	if !reflect.DeepEqual(agent.asked, want) {
 		t.Errorf("the agent was asked\n%q, want\n%q", agent.asked, want)

@@ -50,6 +50,9 @@ func NewClient(dial func(context.Context) (net.Conn, error)) *Client {
 // ErrAgentRunning: another agent serves on that socket.
 var ErrAgentRunning = errors.New("another agent is running")
 
+// ErrNoGroup: there is no group of that name.
+var ErrNoGroup = errors.New("no such group")
+
 // NewUnixClient returns a client of the agent that listens on path, a unix socket or on
 // Windows a named pipe.
 func NewUnixClient(path string) *Client {
@@ -148,29 +151,9 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 func (c *Client) do(ctx context.Context, method, path string, body, out any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer within %s", answerLimit))
 	defer cancel()
-	var reader io.Reader
-	if body != nil {
-		encoded, err := json.Marshal(body)
-		if err != nil {
-			return fmt.Errorf("encode %s %s: %w", method, path, err)
-		}
-		reader = bytes.NewReader(encoded)
-	}
-	// The host is never resolved: dial leads to the agent whatever its name.
-	request, err := http.NewRequestWithContext(ctx, method, "http://lbagent"+path, reader)
+	response, err := c.ask(ctx, method, path, body)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // its text repeats method and address
-		}
-		return fmt.Errorf("ask %s (%s %s): %w; is `lbagent serve` running?", c.where, method, path, err)
+		return err
 	}
 	defer response.Body.Close()
 	answer := io.LimitReader(response.Body, maxAnswer)
@@ -184,6 +167,35 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) err
 		return fmt.Errorf("read the answer of %s to %s %s: %w", c.where, method, path, err)
 	}
 	return nil
+}
+
+// ask sends body, nil for none. The caller closes the answer's.
+func (c *Client) ask(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var reader io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s %s: %w", method, path, err)
+		}
+		reader = bytes.NewReader(encoded)
+	}
+	// The host is never resolved: dial leads to the agent whatever its name.
+	request, err := http.NewRequestWithContext(ctx, method, "http://lbagent"+path, reader)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // its text repeats method and address
+		}
+		return nil, fmt.Errorf("ask %s (%s %s): %w; is `lbagent serve` running?", c.where, method, path, err)
+	}
+	return response, nil
 }
 
 // readError reads the body of a refusal. Whatever else stands there becomes the message.

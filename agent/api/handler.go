@@ -45,7 +45,11 @@ type Agent interface {
 	Neighbours(ctx context.Context) ([]Neighbour, error)
 	RefreshNeighbour(ctx context.Context, address netip.Addr) (Neighbour, error)
 	SetMode(ctx context.Context, update ModeUpdate) error
+	// Diff and DiffWith are documented at Client. All is not nil.
+	Diff(ctx context.Context) (Diff, error)
+	DiffWith(ctx context.Context, all []Service) (Diff, error)
 	Unload(ctx context.Context) error
+	Observer
 }
 
 // answerer does one request and returns what is to be encoded, nil for 204 No Content.
@@ -85,6 +89,16 @@ func Handler(a Agent) http.Handler {
 			return list(a.Connections(r.Context(), id))
 		}),
 	})
+	route(mux, "/v1/diff", map[string]answerer{
+		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return a.Diff(r.Context()) },
+		http.MethodPost: func(w http.ResponseWriter, r *http.Request) (any, error) {
+			all := []Service{}
+			if err := decodeBody(w, r, maxServicesBody, &all); err != nil {
+				return nil, err
+			}
+			return a.DiffWith(r.Context(), all)
+		},
+	})
 	route(mux, "/v1/connections", map[string]answerer{
 		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) {
 			return list(a.Connections(r.Context(), 0))
@@ -112,6 +126,7 @@ func Handler(a Agent) http.Handler {
 			return nil, a.Unload(r.Context())
 		},
 	})
+	observe(mux, a)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &Error{Message: "no such path: " + r.URL.Path, Code: http.StatusNotFound})
 	})

@@ -14,13 +14,24 @@ import (
 // probeTimeout bounds the question whether somebody answers on an old socket.
 const probeTimeout = time.Second
 
+// nobody is no group.
+const nobody = -1
+
 // Listen returns a listener on the unix socket path that only this user can
 // open. A socket that a dead agent left is replaced; a live one is
 // ErrAgentRunning, with its pid. Closing the listener removes the socket.
 //
 // Who holds the lock on path + ".lock" is the one agent of that socket, so two
 // that start at once cannot both find the old socket stale.
-func Listen(path string) (net.Listener, error) {
+func Listen(path string) (net.Listener, error) { return ListenGroup(path, "") }
+
+// ListenGroup is Listen for a socket that a group's members, by name or number, may
+// open as well; "" is no group. To give it away the process must be a member, or have CAP_CHOWN.
+func ListenGroup(path, group string) (net.Listener, error) {
+	gid, err := findGroup(group)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
@@ -31,6 +42,9 @@ func Listen(path string) (net.Listener, error) {
 	l, err := listenPrivate(path)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), lock.release())
+	}
+	if err := giveTo(path, gid); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: let in the group %s: %w", path, group, err), l.Close(), lock.release())
 	}
 	return &listener{Listener: l, lock: lock}, nil
 }

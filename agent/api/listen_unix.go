@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/user"
+	"strconv"
 	"syscall"
 )
 
@@ -32,6 +34,33 @@ func listenPrivate(path string) (net.Listener, error) {
 		return chmodErr
 	}}
 	return config.Listen(context.Background(), "unix", path)
+}
+
+// findGroup returns a group's number, nobody for "".
+func findGroup(name string) (int, error) {
+	if name == "" {
+		return nobody, nil
+	}
+	if gid, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(gid), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return nobody, fmt.Errorf("%w: %s", ErrNoGroup, name)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// giveTo lets a group open the socket. It is the group's before it may: in between
+// it is nobody's but this user's.
+func giveTo(path string, gid int) error {
+	if gid == nobody {
+		return nil
+	}
+	if err := os.Lchown(path, -1, gid); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o660)
 }
 
 func dialLocal(ctx context.Context, path string) (net.Conn, error) {

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -33,6 +35,47 @@ func TestSocketIsPrivateAndGoesWithItsListener(t *testing.T) {
 	if err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+func TestSocketIsOpenToItsGroup(t *testing.T) {
+	own := os.Getgid()
+	wanted := own
+	if os.Geteuid() == 0 {
+		wanted = 12345 // root may give it to any
+	}
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	l, err := ListenGroup(path, fmt.Sprint(wanted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode, gid := info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid; mode != 0o660 || gid != uint32(wanted) {
+		t.Errorf("mode %o of group %d, want 660 of %d", mode, gid, wanted)
+	}
+}
+
+func TestSocketGroupIsFoundByNameOrRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	if _, err := ListenGroup(path, "no-such-group-here"); !errors.Is(err, ErrNoGroup) {
+		t.Errorf("got %v", err)
+	}
+	left, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	own, err := user.LookupGroupId(fmt.Sprint(os.Getgid()))
+	if err != nil {
+		t.Skipf("this user's group has no name: %v", err)
+	}
+	l, err := ListenGroup(path, own.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
 }
 
 func TestListenRefusesWhileAnotherAgentListens(t *testing.T) {

@@ -43,3 +43,11 @@ func Listen(path string) (net.Listener, error) {
 func dialLocal(ctx context.Context, path string) (net.Conn, error) {
 	return winio.DialPipeContext(ctx, path)
 }
+
+// ListenGroup refuses groups: the pipe's descriptor says who may come in.
+func ListenGroup(path, group string) (net.Listener, error) {
+	if group != "" {
+		return nil, fmt.Errorf("listen on %s: %w: %s; on Windows the pipe is SYSTEM's and Administrators' alone", path, ErrNoGroup, group)
+	}
+	return Listen(path)
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"l4lab/bpf"
 )
@@ -75,22 +76,55 @@ func (m *Maps) Backends() (map[uint32]Backend, error) {
 func (m *Maps) PutBackend(id uint32, b Backend) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	w := b.wire()
-	has, exists := m.backends.entries[id]
-	if exists && backendFromWire(has).Address.Addr() == b.Address.Addr() {
-		w.Mac, w.MacSlot = has.Mac, has.MacSlot
-	} else if mac, known := m.backends.macs[b.Address.Addr()]; known {
-		w.Mac[0], w.MacSlot = mac, 0
-	} else {
-		w.MacSlot = macUnknown
-	}
-	if err := m.putBackendLocked(id, w); err != nil {
+	if err := m.putBackendLocked(id, m.backends.wire(id, b)); err != nil {
 		return fmt.Errorf("write backend %d (%s) to the map backends: %w", id, b.Address, err)
 	}
 	return nil
 }
 
+// PutBackends does for many backends what PutBackend does for one, with one system call
+// where there are batches. When it fails, some may be written.
+func (m *Maps) PutBackends(backends map[uint32]Backend) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := slices.Sorted(maps.Keys(backends))
+	entries := make([]bpf.LBBackend, len(ids))
+	for i, id := range ids {
+		entries[i] = m.backends.wire(id, backends[id])
+		m.counted.ids[id] = true
+	}
+	n, err := m.maps.Backends.BatchUpdate(ids, entries, nil)
+	if err == nil && n == len(ids) {
+		for i, id := range ids {
+			m.backends.remove(id)
+			m.backends.set(id, entries[i])
+		}
+		return nil
+	}
+	for i, id := range ids {
+		if err := m.putBackendLocked(id, entries[i]); err != nil {
+			return fmt.Errorf("write backend %d (%s) to the map backends: %w", id, backends[id].Address, err)
+		}
+	}
+	return nil
+}
+
+// wire is a backend's entry with the MAC that is known of its next hop.
+func (b *backends) wire(id uint32, backend Backend) bpf.LBBackend {
+	w := backend.wire()
+	has, exists := b.entries[id]
+	if exists && backendFromWire(has).Address.Addr() == backend.Address.Addr() {
+		w.Mac, w.MacSlot = has.Mac, has.MacSlot
+	} else if mac, known := b.macs[backend.Address.Addr()]; known {
+		w.Mac[0], w.MacSlot = mac, 0
+	} else {
+		w.MacSlot = macUnknown
+	}
+	return w
+}
+
 func (m *Maps) putBackendLocked(id uint32, w bpf.LBBackend) error {
+	m.counted.ids[id] = true
 	if err := m.maps.Backends.Put(id, w); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -85,6 +86,7 @@ func (p *program) load(spec *ebpf.CollectionSpec) error {
 	if p.program == nil || p.stages == nil {
 		return undo(fmt.Errorf("the object has no program %q or no map %q", bpf.LBProgLb, stagesMap))
 	}
+	maps.counted.maybeAll = p.tookOver
 	p.maps = maps
 	id, _ := programID(p.program)
 	p.options.step("program %s: verified and loaded, id %d", bpf.LBProgLb, id)
@@ -176,8 +178,9 @@ func closeMaps(byName map[string]*ebpf.Map) error {
 // its log, %+v all of it.
 func explainLoad(err error) error {
 	if isPermission(err) {
+		// Without CAP_PERFMON the verifier lets no pointers be subtracted (allow_ptr_leaks).
 		var verdict *ebpf.VerifierError
-		if !errors.As(err, &verdict) {
+		if !errors.As(err, &verdict) || strings.Contains(err.Error(), "pointer prohibited") {
 			return fmt.Errorf("load the program: %w: %w", ErrPermission, err)
 		}
 	}

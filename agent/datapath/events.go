@@ -83,12 +83,7 @@ func (m *Maps) Events() (*EventReader, error) {
 
 // SetEventRate writes how many events a CPU may send in a second.
 func (m *Maps) SetEventRate(perSecond uint32) error {
-	c, err := m.Config()
-	if err != nil {
-		return err
-	}
-	c.EventRate = perSecond
-	return m.PutConfig(c)
+	return m.ChangeConfig(func(c *Config) { c.EventRate = perSecond })
 }
 
 // Read waits for an event, for ErrNoEvent at the deadline, or for Close, which makes

@@ -29,6 +29,7 @@ type Maps struct {
 
 	// mu guards what follows, which mirrors the maps.
 	mu       sync.Mutex
+	counted  counted
 	config   Config
 	vips     vips
 	backends backends
@@ -55,7 +56,8 @@ func namesOf(maps reflect.Type) (names []string) {
 
 // newMaps takes the maps by their names, and reads what it mirrors.
 func newMaps(byName map[string]*ebpf.Map, table ebpf.MapSpec, tableSize uint32) (*Maps, error) {
-	m := &Maps{table: table, tableSize: tableSize, dropReasons: sync.OnceValues(bpf.DropReasons)}
+	table.Key, table.Value = nil, nil // else each table comes with type information of its own
+	m := &Maps{table: table, tableSize: tableSize, dropReasons: sync.OnceValues(bpf.DropReasons), counted: newCounted()}
 	fields := reflect.ValueOf(&m.maps).Elem()
 	for i := range fields.NumField() {
 		name := fields.Type().Field(i).Tag.Get("ebpf")
@@ -91,6 +93,19 @@ func (m *Maps) Limits() Limits {
 func (m *Maps) PutConfig(c Config) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.putConfigLocked(c)
+}
+
+// ChangeConfig changes what PutConfig wrote; nobody else does so meanwhile.
+func (m *Maps) ChangeConfig(change func(*Config)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.config
+	change(&c)
+	return m.putConfigLocked(c)
+}
+
+func (m *Maps) putConfigLocked(c Config) error {
 	c.Layout = layoutVersion
 	was := m.config
 	for _, own := range c.own() {
@@ -161,6 +176,7 @@ func (m *Maps) PutService(key ServiceKey, s Service) error {
 			return m.full(m.maps.Services, fmt.Sprintf("make %s a VIP", key.Frontend.Addr()), err)
 		}
 	}
+	m.counted.slots[s.Slot] = true
 	if err := m.maps.Services.Put(key.wire(), s.wire()); err != nil {
 		err = m.full(m.maps.Services, fmt.Sprintf("write service %s to the map services", key), err)
 		if !known {

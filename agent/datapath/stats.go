@@ -8,6 +8,17 @@ import (
 	"l4lab/bpf"
 )
 
+// counted are the slots and ids under which packets may have been counted: all, unless
+// the maps are known to have been empty.
+type counted struct {
+	maybeAll   bool
+	slots, ids map[uint32]bool
+}
+
+func newCounted() counted {
+	return counted{maybeAll: true, slots: make(map[uint32]bool), ids: make(map[uint32]bool)}
+}
+
 // ServiceTraffic returns the totals of a service's slot.
 func (m *Maps) ServiceTraffic(slot uint32) (Traffic, error) {
 	t, err := traffic(m.maps.ServiceStats, slot)
@@ -19,12 +30,22 @@ func (m *Maps) ServiceTraffic(slot uint32) (Traffic, error) {
 
 // ClearServiceTraffic sets a slot's totals to 0, for a new service in it.
 func (m *Maps) ClearServiceTraffic(slot uint32) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.counted.maybeAll && !m.counted.slots[slot] {
+		return nil
+	}
 	return explain(fmt.Sprintf("clear slot %d of the map service_stats", slot),
 		m.clearTraffic(m.maps.ServiceStats, slot))
 }
 
 // ClearBackendTraffic sets a backend id's totals to 0, for another backend under it.
 func (m *Maps) ClearBackendTraffic(id uint32) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.counted.maybeAll && !m.counted.ids[id] {
+		return nil
+	}
 	return explain(fmt.Sprintf("clear backend %d in the map backend_stats", id),
 		m.clearTraffic(m.maps.BackendStats, id))
 }

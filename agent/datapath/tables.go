@@ -46,8 +46,9 @@ func (m *Maps) Table(slot uint32) ([]uint32, error) {
 // being looked up in the old one any more: the kernel waits for running
 // programs after it has replaced an inner map (maybe_wait_bpf_programs, 4.15).
 func (m *Maps) PutTable(slot uint32, table []uint32) error {
-	inner, err := m.newTable(table)
-	if err != nil {
+	var w window
+	inner, err := m.newTable(&w, table)
+	if err := errors.Join(err, w.close()); err != nil {
 		return err
 	}
 	defer inner.Close()
@@ -97,15 +98,17 @@ func (m *Maps) PutTables(tables map[uint32][]uint32) error {
 }
 
 func (m *Maps) putTables(slots []uint32, tables map[uint32][]uint32) (err error) {
+	var w window
 	inner := make([]*ebpf.Map, 0, len(slots))
 	defer func() {
+		err = errors.Join(err, w.close())
 		for _, t := range inner {
 			err = errors.Join(err, t.Close())
 		}
 	}()
 	fds := make([]uint32, 0, len(slots))
 	for _, slot := range slots {
-		t, err := m.newTable(tables[slot])
+		t, err := m.newTable(&w, tables[slot])
 		if err != nil {
 			return err
 		}
@@ -126,14 +129,14 @@ func (m *Maps) putTables(slots []uint32, tables map[uint32][]uint32) (err error)
 	return nil
 }
 
-func (m *Maps) newTable(table []uint32) (*ebpf.Map, error) {
+func (m *Maps) newTable(w *window, table []uint32) (*ebpf.Map, error) {
 	spec := m.table
 	spec.MaxEntries = uint32(len(table))
 	inner, err := ebpf.NewMap(&spec)
 	if err != nil {
 		return nil, fmt.Errorf("create a Maglev table of %d slots: %w", len(table), err)
 	}
-	if err := writeTable(inner, table); err != nil {
+	if err := writeTable(w, inner, table); err != nil {
 		return nil, errors.Join(fmt.Errorf("fill a Maglev table of %d slots: %w", len(table), err), inner.Close())
 	}
 	return inner, nil
@@ -150,9 +153,12 @@ func (m *Maps) DeleteTable(slot uint32) error {
 	return m.keeper.remove(slot, remove)
 }
 
-// writeTable fills an array map with one system call where the kernel has
-// batches for arrays (Linux 5.6); Windows has none.
-func writeTable(array *ebpf.Map, values []uint32) error {
+// writeTable fills an array map: as memory where the map can be that, else with one
+// system call where there are batches, else one by one.
+func writeTable(w *window, array *ebpf.Map, values []uint32) error {
+	if done, err := w.write(array, values); done || err != nil {
+		return err
+	}
 	keys := make([]uint32, len(values))
 	for i := range keys {
 		keys[i] = uint32(i)

@@ -34,7 +34,7 @@ var (
 	// It asks for exit code 3.
 	ErrUnsupported error = &sentinel{"not supported here", 3}
 	// ErrPermission: root, or CAP_BPF and CAP_NET_ADMIN, are missing. It asks for exit code 3.
-	ErrPermission error = &sentinel{"needs root, or CAP_BPF and CAP_NET_ADMIN", 3}
+	ErrPermission error = &sentinel{"needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON", 3}
 	// ErrUsage: the option --pin-dir names no place where a directory could be
 	// made. It asks for exit code 2.
 	ErrUsage error = &sentinel{"--pin-dir", 2}

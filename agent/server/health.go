@@ -9,29 +9,47 @@ import (
 	"slices"
 	"sync"
 
+	"l4lab/agent/api"
 	"l4lab/agent/device"
 	"l4lab/agent/health"
 	"l4lab/agent/health/path"
 )
 
-// checkBackends has the backends checked of all services that ask for it, until ctx ends.
-func (s *Server) checkBackends(ctx context.Context, d device.Device) error {
+// checks are the checks of the backends of all services that ask for it.
+type checks struct {
+	checker *health.Checker
+	vip     *vipProber
+}
+
+func (s *Server) newChecks(d device.Device) checks {
 	vip := &vipProber{options: path.Options{
 		Interface: d.Name,
-		Addresses: slices.DeleteFunc([]netip.Addr{d.Address4, d.Address6}, func(a netip.Addr) bool { return !a.IsValid() }),
 		NextHop: func(backend netip.Addr) (net.HardwareAddr, error) {
 			mac, err := s.tracker.MAC(backend)
 			return mac[:], err
 		},
 	}}
-	checker := health.New(health.Options{VIP: vip, Reporter: s.services, Log: s.options.Log})
+	vip.options.Addresses = ownOf(d)
+	options := health.Options{Direct: health.Direct{}, VIP: vip, Reporter: s.services, Log: s.options.Log}
+	if s.metrics != nil {
+		options.Direct, options.VIP = s.metrics.Timed(options.Direct, "direct"), s.metrics.Timed(vip, "vip")
+	}
+	return checks{health.New(options), vip}
+}
+
+func ownOf(d device.Device) []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{d.Address4, d.Address6}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
+// checkBackends has the backends checked until ctx ends.
+func (s *Server) checkBackends(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var following sync.WaitGroup
-	following.Go(func() { s.tellServices(ctx, checker) })
-	err := checker.Run(ctx)
+	following.Go(func() { s.tellServices(ctx, s.checks.checker) })
+	err := s.checks.checker.Run(ctx)
 	cancel()
 	following.Wait()
-	return errors.Join(err, vip.close())
+	return errors.Join(err, s.checks.vip.close())
 }
 
 // tellServices keeps the checker's services those that are desired.
@@ -49,12 +67,28 @@ func (s *Server) tellServices(ctx context.Context, checker *health.Checker) {
 	}
 }
 
+// canCheck refuses a service whose checks this machine could never make: its
+// backends would stay as they are for ever, and nobody would know.
+func (s *Server) canCheck(wanted api.Service, field string) error {
+	// In SNAT checks are direct, whatever is asked for.
+	if c := wanted.HealthCheck; c == nil || c.Via != "vip" || wanted.Mode == "snat" {
+		return nil
+	}
+	_, err := s.checks.vip.open()
+	if errors.Is(err, path.ErrUnsupported) || errors.Is(err, path.ErrPermission) {
+		return &api.Error{Field: field + "healthCheck.via", Message: err.Error() + "; direct is possible"}
+	}
+	return err
+}
+
 // vipProber opens its sockets, several hundred, when a service first asks for checks through
 // the VIP.
 type vipProber struct {
-	options path.Options
 	mu      sync.Mutex
+	options path.Options
 	prober  *path.Prober
+	// closed is for good.
+	closed bool
 }
 
 // Probe is health.Prober's.
@@ -69,22 +103,44 @@ func (v *vipProber) Probe(ctx context.Context, t health.Target) error {
 func (v *vipProber) open() (*path.Prober, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.closed {
+		return nil, path.ErrClosed
+	}
 	if v.prober != nil {
 		return v.prober, nil
 	}
-	var err error
-	v.prober, err = path.Open(v.options)
+	prober, err := path.Open(v.options)
 	if err != nil {
-		v.prober = nil
+		return nil, err
 	}
-	return v.prober, err
+	v.prober = prober
+	return prober, nil
+}
+
+// follow has the next check open its sockets anew when they are of addresses that the device has not any more.
+func (v *vipProber) follow(d device.Device) error {
+	v.mu.Lock()
+	prober := v.prober
+	if slices.Equal(v.options.Addresses, ownOf(d)) {
+		v.mu.Unlock()
+		return nil
+	}
+	v.options.Addresses, v.prober = ownOf(d), nil
+	v.mu.Unlock()
+	if prober == nil {
+		return nil
+	}
+	return prober.Close()
 }
 
 func (v *vipProber) close() error {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.prober == nil {
+	v.closed = true
+	prober := v.prober
+	v.prober = nil
+	v.mu.Unlock()
+	if prober == nil {
 		return nil
 	}
-	return v.prober.Close()
+	return prober.Close()
 }

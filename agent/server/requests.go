@@ -77,8 +77,12 @@ func (s *Server) PutService(ctx context.Context, wanted api.Service) (api.Servic
 		return api.Service{}, err
 	}
 	defer release()
+	if err := s.canCheck(wanted, ""); err != nil {
+		return api.Service{}, err
+	}
 	stored, err := s.services.Put(ctx, wanted)
 	if err == nil {
+		s.changedByAPI()
 		s.options.Log.Info("service set", "id", stored.ID, "frontend", stored.Frontend, "protocol", stored.Protocol,
 			"mode", stored.Mode, "backends", len(stored.Backends))
 	}
@@ -92,8 +96,14 @@ func (s *Server) PutServices(ctx context.Context, all []api.Service) ([]api.Serv
 		return nil, err
 	}
 	defer release()
+	for i, wanted := range all {
+		if err := s.canCheck(wanted, fmt.Sprintf("services[%d].", i)); err != nil {
+			return nil, err
+		}
+	}
 	stored, err := s.services.Apply(ctx, all)
 	if err == nil {
+		s.changedByAPI()
 		s.options.Log.Info("services set", "services", len(stored))
 	}
 	return stored, err
@@ -109,6 +119,7 @@ func (s *Server) DeleteService(ctx context.Context, id uint32) error {
 	if err := s.services.Delete(ctx, id); err != nil {
 		return err
 	}
+	s.changedByAPI()
 	s.options.Log.Info("service deleted", "id", id)
 	return nil
 }
@@ -181,6 +192,7 @@ func (s *Server) SetMode(ctx context.Context, update api.ModeUpdate) error {
 	if err := s.services.SetMode(ctx, update.Mode, update.ServiceID); err != nil {
 		return err
 	}
+	s.changedByAPI()
 	s.options.Log.Info("mode set", "mode", update.Mode, "service", update.ServiceID)
 	return nil
 }

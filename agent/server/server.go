@@ -16,9 +16,12 @@ import (
 	"time"
 
 	"l4lab/agent/api"
+	"l4lab/agent/capability"
 	"l4lab/agent/conntrack"
 	"l4lab/agent/datapath"
 	"l4lab/agent/device"
+	"l4lab/agent/events"
+	"l4lab/agent/metrics"
 	"l4lab/agent/neighbour"
 	"l4lab/agent/service"
 )
@@ -38,10 +41,12 @@ type Options struct {
 	// Addresses are the balancer's own, at most one of each family; of one that
 	// is not among them, the interface's first.
 	Addresses []netip.Addr
-	// Mode is the default of services, "dsr" or "snat"; "" keeps the last one.
-	Mode string
-	// Socket is where the API listens.
-	Socket string
+	// Wish is what is desired at the start. Follow, if not nil, runs besides the
+	// agent and has it made otherwise through reload.
+	Wish   Wish
+	Follow func(ctx context.Context, reload func(context.Context, Wish) error)
+	// Socket is where the API listens; SocketGroup may use it as well, "" is nobody else.
+	Socket, SocketGroup string
 	// StateFile keeps the desired services.
 	StateFile string
 	// PinDir, Sizes, Generic, Image and Profile are datapath.Options'.
@@ -52,6 +57,10 @@ type Options struct {
 	Profile datapath.Profile
 	// Requirements are datapath.Options'; nil but in tests.
 	Requirements []datapath.Requirement
+	// Metrics is where Prometheus may scrape, ADDRESS:PORT, "" for nowhere. It must
+	// be of this machine alone unless MetricsPublic.
+	Metrics       string
+	MetricsPublic bool
 	// Version is the agent's own.
 	Version string
 	// Out gets the steps, in words for people; Log all else.
@@ -69,10 +78,16 @@ type Server struct {
 	datapath  datapath.Datapath
 	services  *service.Manager
 	tracker   *neighbour.Tracker
+	checks    checks
+	events    *events.Hub
+	metrics   *metrics.Server // nil when nobody asked for them
+	sweeps    sweeps
 	stop      context.CancelCauseFunc
 	// background are the goroutines that use the maps; cancelBackground ends them.
 	background       sync.WaitGroup
 	cancelBackground context.CancelFunc
+
+	metricsListener net.Listener
 
 	// using is held for reading by every request, for writing by Unload.
 	using    sync.RWMutex
@@ -80,6 +95,7 @@ type Server struct {
 
 	// mu guards what may change while the agent runs.
 	mu       sync.Mutex
+	wish     Wish
 	device   device.Device
 	steps    []string
 	warnings []string
@@ -93,13 +109,13 @@ var _ api.Agent = (*Server)(nil)
 // A wrong interface or address is device.ErrUnusable.
 func Run(ctx context.Context, options Options) error {
 	// First the socket: while another agent has it, nothing may be touched.
-	listener, err := api.Listen(options.Socket)
+	listener, err := api.ListenGroup(options.Socket, options.SocketGroup)
 	if err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	s := &Server{options: options, startedAt: time.Now(), stop: stop}
+	s := &Server{options: options, startedAt: time.Now(), stop: stop, wish: options.Wish}
 	if err := s.start(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -117,17 +133,19 @@ func Run(ctx context.Context, options Options) error {
 // found out first, and the maps, which an earlier agent's program may be
 // forwarding with, are written last: a start that fails leaves it as it was.
 func (s *Server) start(ctx context.Context) (err error) {
-	var mode datapath.Mode
-	if s.options.Mode != "" {
-		if mode, err = datapath.ParseMode(s.options.Mode); err != nil {
-			return err
-		}
-	}
 	d, err := device.Read(s.options.Interface, s.options.Addresses...)
 	if err != nil {
 		return err
 	}
 	s.device = d
+	if err := s.listenForScrapes(); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && s.metricsListener != nil {
+			err = errors.Join(err, s.metricsListener.Close())
+		}
+	}()
 	saved, err := service.ReadState(s.options.StateFile)
 	if err != nil {
 		return err
@@ -179,9 +197,12 @@ func (s *Server) start(ctx context.Context) (err error) {
 		Store:       s.datapath.Maps(),
 		NextHops:    s.tracker,
 		Saved:       saved,
-		DefaultMode: mode,
+		Declared:    s.wish.Services,
+		DefaultMode: s.wish.Mode,
+		DrainAfter:  s.wish.DrainAfter,
 		Own4:        d.Address4,
 		Own6:        d.Address6,
+		Admit:       capability.Here(s.options.Profile).Refuse,
 		Log:         s.options.Log,
 	})
 	if err != nil {
@@ -207,15 +228,31 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.warnOfOtherAddress(before, d)
+	s.inBackground(background, "draining backends", s.services.Run)
+	s.checks = s.newChecks(d)
 	s.inBackground(background, "following the interface", func(ctx context.Context) error {
 		return device.Watch(ctx, d, s.deviceChanged)
 	})
-	s.inBackground(background, "draining backends", s.services.Run)
-	s.inBackground(background, "checking backends", func(ctx context.Context) error { return s.checkBackends(ctx, d) })
-	s.background.Go(func() {
-		sweeper.Run(background, sweepEvery, func(inUse map[uint32]int) { s.services.Swept(background, inUse) })
+	s.inBackground(background, "checking backends", s.checkBackends)
+	s.events = events.New(events.Maps{Maps: s.datapath.Maps()}, datapath.Clock, s.options.Log)
+	s.inBackground(background, "sending events", func(ctx context.Context) error {
+		<-ctx.Done()
+		return s.events.Close()
 	})
+	s.background.Go(func() {
+		sweeper.Run(background, sweepEvery, func(inUse map[uint32]int) {
+			s.sweeps.note(inUse)
+			s.services.Swept(background, inUse)
+		})
+	})
+	if s.metrics != nil {
+		s.step("metrics: http://" + s.metricsListener.Addr().String() + "/metrics")
+		s.inBackground(background, "serving the metrics", func(ctx context.Context) error { return s.metrics.Serve(ctx, s.metricsListener) })
+	}
 	s.checkSurroundings(d)
+	if s.options.Follow != nil {
+		s.background.Go(func() { s.options.Follow(background, s.reload) })
+	}
 	return nil
 }
 
@@ -249,6 +286,8 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 		ReadTimeout:       30 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelWarn),
 	}
+	// Listeners of events wait for nothing else.
+	server.RegisterOnShutdown(func() { _ = s.events.Close() })
 	s.step("ready: API on " + s.options.Socket)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
@@ -270,10 +309,14 @@ func (s *Server) serve(ctx context.Context, listener net.Listener) error {
 	return errors.Join(cause, err)
 }
 
-// configure writes the interface's facts and the defaults to the data path.
+// configure writes the interface's facts and the defaults to the data path. An agent that
+// was killed may have left events switched on, of which nobody hears: they are off.
 func (s *Server) configure(d device.Device) error {
-	c := datapath.DefaultConfig()
-	c.Address4, c.Address6, c.MTU, c.MAC = d.Address4, d.Address6, d.MTU, d.MAC
+	s.mu.Lock()
+	wish := s.wish
+	s.mu.Unlock()
+	c := datapath.Config{Address4: d.Address4, Address6: d.Address6, MTU: d.MTU, MAC: d.MAC}
+	wish.on(&c)
 	return s.datapath.Maps().PutConfig(c)
 }
 
@@ -298,14 +341,19 @@ func (s *Server) deviceChanged(d device.Device) {
 	s.device = d
 	s.mu.Unlock()
 	s.options.Log.Info("the interface changed", "interface", d.Name, "mtu", d.MTU, "mac", datapath.MAC(d.MAC).String())
-	if err := s.configure(d); err != nil {
+	// The rest stays: somebody may listen to events.
+	err := s.datapath.Maps().ChangeConfig(func(c *datapath.Config) {
+		c.Address4, c.Address6, c.MTU, c.MAC = d.Address4, d.Address6, d.MTU, d.MAC
+	})
+	if err = errors.Join(err, s.checks.vip.follow(d)); err != nil {
 		s.options.Log.Error("could not write what changed of the interface", "error", err)
 	}
 }
 
 // checkSurroundings warns of what is wrong on this machine though the agent runs.
 func (s *Server) checkSurroundings(d device.Device) {
-	c := datapath.DefaultConfig()
+	var c datapath.Config
+	s.wish.on(&c)
 	if warning := portOverlap(c.NATMin, c.NATMax); warning != "" {
 		s.warn(warning)
 	}

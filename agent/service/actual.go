@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"runtime"
@@ -106,7 +107,7 @@ func (m *Manager) adoptMembers(p *programmed, ids []uint32, backends map[uint32]
 		b := backends[id]
 		if has := p.members[b.Address]; has != nil {
 			table, err := m.store.Table(p.entry.Slot)
-			if err != nil {
+			if err != nil && !unreadable(err) {
 				return err
 			}
 			if !slices.Contains(table, id) {
@@ -190,6 +191,10 @@ func (m *Manager) readTables() error {
 func (m *Manager) readTable(p *programmed) error {
 	p.unsure.table = true
 	table, err := m.store.Table(p.entry.Slot)
+	if unreadable(err) {
+		p.tableSize = p.entry.TableSize
+		return nil // it is written anew
+	}
 	if err != nil {
 		return err
 	}
@@ -207,6 +212,10 @@ func (m *Manager) readTable(p *programmed) error {
 	p.table, p.unsure.table = list, false
 	return nil
 }
+
+// unreadable says that the process may write tables and not read them: to open an inner
+// map by its id needs CAP_SYS_ADMIN, besides CAP_BPF (bpf_map_get_fd_by_id, kernel/bpf/syscall.c).
+func unreadable(err error) bool { return errors.Is(err, fs.ErrPermission) }
 
 // sharesIn are the weights from which a service's table should have been made:
 // those that are desired, else equal ones of the backends that it names.

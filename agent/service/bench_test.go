@@ -26,6 +26,7 @@ func (s *bareStore) DeleteService(datapath.ServiceKey) error                { re
 func (s *bareStore) ClearServiceTraffic(uint32) error                       { return nil }
 func (s *bareStore) ClearBackendTraffic(uint32) error                       { return nil }
 func (s *bareStore) PutBackend(uint32, datapath.Backend) error              { return nil }
+func (s *bareStore) PutBackends(map[uint32]datapath.Backend) error          { return nil }
 func (s *bareStore) DeleteBackend(uint32) error                             { return nil }
 func (s *bareStore) PutTable(uint32, []uint32) error                        { return nil }
 func (s *bareStore) PutTables(map[uint32][]uint32) error                    { return nil }

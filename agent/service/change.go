@@ -19,7 +19,7 @@ func (m *Manager) Put(ctx context.Context, s api.Service) (api.Service, error) {
 	if exists {
 		s = keep(s, has)
 	}
-	s, err := m.prepare(s)
+	s, err := m.prepare(s, m.desired.mode)
 	if err != nil {
 		return api.Service{}, err
 	}
@@ -38,29 +38,16 @@ func (m *Manager) Put(ctx context.Context, s api.Service) (api.Service, error) {
 func (m *Manager) Apply(ctx context.Context, all []api.Service) ([]api.Service, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	place := make(map[uint32]int, len(all))
-	at := func(id uint32) string { return fmt.Sprintf("services[%d].", place[id]) }
-	var edits []edit
-	for i, s := range all {
-		if first, twice := place[s.ID]; twice {
-			return nil, refuse(fmt.Sprintf("services[%d].id", i), "%d is services[%d]'s already", s.ID, first)
-		}
-		place[s.ID] = i
-		s, err := m.prepare(s)
-		if err != nil {
-			return nil, numbered(&serviceError{s.ID, err}, at)
-		}
-		if has, exists := m.desired.services[s.ID]; !exists || !equal(s, has) {
-			edits = append(edits, edit{s.ID, &s})
-		}
+	return m.apply(ctx, m.desired.mode, all)
+}
+
+func (m *Manager) apply(ctx context.Context, mode string, all []api.Service) ([]api.Service, error) {
+	edits, at, err := m.editsTo(mode, all)
+	if err != nil {
+		return nil, err
 	}
-	for _, id := range m.desired.ids() {
-		if _, wanted := place[id]; !wanted {
-			edits = append(edits, edit{id, nil})
-		}
-	}
-	if len(edits) > 0 {
-		if err := m.change(ctx, m.desired.mode, edits...); err != nil {
+	if len(edits) > 0 || mode != m.desired.mode {
+		if err := m.change(ctx, mode, edits...); err != nil {
 			return nil, numbered(err, at)
 		}
 	}
@@ -71,9 +58,35 @@ func (m *Manager) Apply(ctx context.Context, all []api.Service) ([]api.Service, 
 	return services, nil
 }
 
+// editsTo are the edits that make these the services; at gives the prefix of a
+// service's fields in refusals.
+func (m *Manager) editsTo(mode string, all []api.Service) (edits []edit, at func(id uint32) string, err error) {
+	place := make(map[uint32]int, len(all))
+	at = func(id uint32) string { return fmt.Sprintf("services[%d].", place[id]) }
+	for i, s := range all {
+		if first, twice := place[s.ID]; twice {
+			return nil, at, refuse(fmt.Sprintf("services[%d].id", i), "%d is services[%d]'s already", s.ID, first)
+		}
+		place[s.ID] = i
+		s, err := m.prepare(s, mode)
+		if err != nil {
+			return nil, at, numbered(&serviceError{s.ID, err}, at)
+		}
+		if has, exists := m.desired.services[s.ID]; !exists || !equal(s, has) {
+			edits = append(edits, edit{s.ID, &s})
+		}
+	}
+	for _, id := range m.desired.ids() {
+		if _, wanted := place[id]; !wanted {
+			edits = append(edits, edit{id, nil})
+		}
+	}
+	return edits, at, nil
+}
+
 // prepare fills in the defaults of a service that was asked for, checks its revision and
 // gives it the next.
-func (m *Manager) prepare(s api.Service) (api.Service, error) {
+func (m *Manager) prepare(s api.Service, mode string) (api.Service, error) {
 	has, exists := m.desired.services[s.ID]
 	if s.Revision != 0 && s.Revision != has.Revision {
 		now := fmt.Sprintf("it has %d", has.Revision)
@@ -84,14 +97,19 @@ func (m *Manager) prepare(s api.Service) (api.Service, error) {
 			Message: fmt.Sprintf("is %d of service %d, but %s: somebody else has changed it", s.Revision, s.ID, now)}
 	}
 	if len(s.Backends) == 0 {
-		return s, refuse("backends", "none given; `service delete` removes a service")
+		return s, errNoBackends()
 	}
-	s = complete(s, m.desired.mode)
+	s = complete(s, mode)
+	m.setDeadlines(s.Backends, has)
 	s.Revision = has.Revision + 1
 	if !exists {
 		s.Revision = m.desired.revision + 1
 	}
 	return s, nil
+}
+
+func errNoBackends() error {
+	return refuse("backends", "none given; `service delete` removes a service")
 }
 
 // Delete removes a service, or is api.ErrNotFound. Its connections are cut.

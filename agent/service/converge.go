@@ -18,6 +18,8 @@ type step struct {
 	have *programmed
 	// list is what its Maglev table is to be made from.
 	list []maglev.Backend
+	// due are the backends that have to be written before the table names them.
+	due map[*member]datapath.Backend
 	// shrinks says that its table gets smaller, or goes.
 	shrinks bool
 }
@@ -57,6 +59,9 @@ func (m *Manager) converge(ctx context.Context, ids []uint32) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := m.putMembers(steps); err != nil {
+		return err
 	}
 	if err := m.wantHops(ctx); err != nil {
 		return err
@@ -99,7 +104,7 @@ func (m *Manager) slotsNeeded(ids []uint32) int {
 }
 
 // begin finds out what is to be done for a service, gives the numbers that are
-// missing, and writes the backends. What was given is in m.actual, also with an error.
+// missing, and says which backends to write. What was given is in m.actual, also with an error.
 func (m *Manager) begin(s api.Service) (*step, error) {
 	want, err := m.targetOf(s)
 	if err != nil {
@@ -112,7 +117,7 @@ func (m *Manager) begin(s api.Service) (*step, error) {
 		}
 		m.actual[s.ID] = have
 	}
-	st := &step{want: want, have: have}
+	st := &step{want: want, have: have, due: make(map[*member]datapath.Backend)}
 	st.want.entry.Slot = have.entry.Slot
 	for _, b := range s.Backends {
 		wanted := want.members[b.Address]
@@ -128,9 +133,7 @@ func (m *Manager) begin(s api.Service) (*step, error) {
 		case wanted == member.entry && !member.unsure, wanted.State != datapath.Active:
 			continue
 		}
-		if err := m.putMember(member, wanted); err != nil {
-			return st, err
-		}
+		st.due[member] = wanted
 	}
 	st.list = candidates(want.shares, have.members, want.key.Protocol)
 	st.shrinks = want.entry.TableSize < have.entry.TableSize
@@ -179,14 +182,50 @@ func (m *Manager) newMember(of *programmed, address netip.AddrPort) (*member, er
 	return member, nil
 }
 
+// putMembers writes the backends that are due, of all services at once.
+func (m *Manager) putMembers(steps []*step) error {
+	entries := make(map[uint32]datapath.Backend)
+	for _, st := range steps {
+		for member, entry := range st.due {
+			member.unsure = true
+			entries[member.id] = entry
+		}
+	}
+	switch len(entries) {
+	case 0:
+		return nil
+	case 1:
+		for id, entry := range entries {
+			if err := m.store.PutBackend(id, entry); err != nil {
+				return err
+			}
+		}
+	default:
+		if err := m.store.PutBackends(entries); err != nil {
+			return err
+		}
+	}
+	for _, st := range steps {
+		for member, entry := range st.due {
+			member.written(entry)
+		}
+		st.due = nil
+	}
+	return nil
+}
+
 func (m *Manager) putMember(b *member, entry datapath.Backend) error {
 	b.unsure = true
 	if err := m.store.PutBackend(b.id, entry); err != nil {
 		return err
 	}
+	b.written(entry)
+	return nil
+}
+
+func (b *member) written(entry datapath.Backend) {
 	b.entry, b.unsure = entry, false
 	b.quiet, b.cut = 0, false
-	return nil
 }
 
 // wantHops asks for the next hops of addresses that are new.

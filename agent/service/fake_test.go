@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -41,6 +42,8 @@ type fakeStore struct {
 	onWrite func()
 	// failAt is the write that fails, counted from 1; 0 is none. failures is how many do.
 	failAt, failures int
+	// unreadable has the tables be written only.
+	unreadable bool
 }
 
 var errWrite = errors.New("write failed")
@@ -130,11 +133,20 @@ func (f *fakeStore) PutBackend(id uint32, b datapath.Backend) error {
 	return f.write(func() { f.backends[id] = b }, "backend %d %s %s", id, b.Address, b.State)
 }
 
+func (f *fakeStore) PutBackends(backends map[uint32]datapath.Backend) error {
+	return f.write(func() { maps.Copy(f.backends, backends) }, "%d backends", len(backends))
+}
+
 func (f *fakeStore) DeleteBackend(id uint32) error {
 	return f.write(func() { delete(f.backends, id) }, "delete backend %d", id)
 }
 
-func (f *fakeStore) Table(slot uint32) ([]uint32, error) { return f.tables[slot], nil }
+func (f *fakeStore) Table(slot uint32) ([]uint32, error) {
+	if f.unreadable {
+		return nil, fmt.Errorf("read slot %d: %w", slot, fs.ErrPermission)
+	}
+	return f.tables[slot], nil
+}
 
 func (f *fakeStore) PutTable(slot uint32, table []uint32) error {
 	return f.write(func() { f.tables[slot] = table }, "table %d of %d", slot, len(table))

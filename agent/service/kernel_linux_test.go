@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
 	"l4lab/agent/testnet"
@@ -83,6 +85,16 @@ func TestServicesComeBackFromTheKernelAsTheyWere(t *testing.T) {
 	}
 }
 
+// processorTime is the process's: other processes' turns are not in it.
+func processorTime(t testing.TB) time.Duration {
+	t.Helper()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
 // The figures that the issue asks for, with the kernel's part: 3 s for 10,000
 // services of 10 backends, 5 ms for a change of one.
 func BenchmarkOnTheKernel(b *testing.B) {
@@ -90,14 +102,18 @@ func BenchmarkOnTheKernel(b *testing.B) {
 	for _, size := range []uint32{1021, 16381} {
 		b.Run(fmt.Sprintf("program-10000-services-of-10-backends-and-%d-slots", size), func(b *testing.B) {
 			services := manyServices(10000, size)
+			var cpu time.Duration
 			for b.Loop() {
 				b.StopTimer()
 				m, _ := onTheKernel(b, sizes)
+				before := processorTime(b)
 				b.StartTimer()
 				if _, err := m.Apply(b.Context(), services); err != nil {
 					b.Fatal(err)
 				}
+				cpu += processorTime(b) - before
 			}
+			b.ReportMetric(cpu.Seconds()/float64(b.N), "cpu-s/op")
 		})
 	}
 	services := manyServices(10000, 1021)

@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
@@ -36,6 +37,7 @@ type Store interface {
 	Backends() (map[uint32]datapath.Backend, error)
 	ClearBackendTraffic(id uint32) error
 	PutBackend(id uint32, b datapath.Backend) error
+	PutBackends(map[uint32]datapath.Backend) error
 	DeleteBackend(id uint32) error
 	Slots() ([]uint32, error)
 	Table(slot uint32) ([]uint32, error)
@@ -61,12 +63,19 @@ type Options struct {
 	NextHops NextHops
 	// Saved is what ReadState returned, and where the desired state is kept.
 	Saved Saved
+	// Declared, if not nil, are the services instead of those of the state file,
+	// whose numbering goes on; a refusal names the field as services[2].mode.
+	Declared []api.Service
 	// DefaultMode is for services that name none; 0 means what the state file says, else DSR.
 	DefaultMode datapath.Mode
+	// DrainAfter bounds the draining of backends for which no deadline is given; 0 does not.
+	DrainAfter time.Duration
 	// Own4 and Own6 are the balancer's addresses, which can be neither frontend
 	// nor backend; invalid where it has none of the family.
 	Own4, Own6 netip.Addr
-	Log        *slog.Logger
+	// Admit, if not nil, refuses what this system cannot do; it is asked with the defaults filled in.
+	Admit func(api.Service) error
+	Log   *slog.Logger
 }
 
 // Manager is the one writer of services, backends and Maglev tables. Its
@@ -75,6 +84,7 @@ type Manager struct {
 	store      Store
 	hops       NextHops
 	own4, own6 netip.Addr
+	admit      func(api.Service) error
 	log        *slog.Logger
 	// wake tells Run that a deadline may have changed.
 	wake chan struct{}
@@ -99,6 +109,8 @@ type Manager struct {
 	undeleted map[uint32]backendOwner
 	// unhealthy are the backends that failed their checks, by service.
 	unhealthy map[uint32]map[netip.AddrPort]bool
+	// drainAfter is Options.DrainAfter.
+	drainAfter time.Duration
 	// changed is closed and replaced when a desired service is another one.
 	changed chan struct{}
 }
@@ -114,6 +126,7 @@ func Open(ctx context.Context, options Options) (*Manager, error) {
 		hops:      options.NextHops,
 		own4:      options.Own4,
 		own6:      options.Own6,
+		admit:     options.Admit,
 		log:       options.Log,
 		wake:      make(chan struct{}, 1),
 		journal:   journal{path: saved.path},
@@ -129,21 +142,22 @@ func Open(ctx context.Context, options Options) (*Manager, error) {
 	limits := m.store.Limits()
 	m.backendIDs = newNumbers[backendOwner](1, limits.Backends)
 	m.slots = newNumbers[slotOwner](0, limits.Services)
-	if err := m.validateAll("the state file " + saved.path); err != nil {
+	m.drainAfter = options.DrainAfter
+	if options.DefaultMode != 0 {
+		m.desired.mode = options.DefaultMode.String()
+	}
+	if err := m.begins(options.Declared, saved); err != nil {
 		return nil, err
 	}
 	if err := m.readActual(); err != nil {
 		return nil, fmt.Errorf("read the services that the maps hold: %w", err)
 	}
 	m.takeOverNumbers(saved)
-	if !saved.found {
+	if !saved.found && options.Declared == nil {
 		m.adopt()
 		if err := m.validateAll("the pinned maps"); err != nil {
 			return nil, err
 		}
-	}
-	if options.DefaultMode != 0 {
-		m.desired.mode = options.DefaultMode.String()
 	}
 	m.takeOverHealth()
 	if err := m.readTables(); err != nil {

@@ -22,7 +22,7 @@ func TestNewServiceIsWrittenFromTheEndsToItsEntry(t *testing.T) {
 	store.writes = nil
 	mustPut(t, m, svc(1, "40.1.1.1:80", "20.1.1.10:80", "20.1.1.20:80"))
 	want := []string{
-		"clear slot 0", "clear backend 1", "backend 1 20.1.1.10:80 active", "clear backend 2", "backend 2 20.1.1.20:80 active",
+		"clear slot 0", "clear backend 1", "clear backend 2", "2 backends",
 		"next hops [20.1.1.10 20.1.1.20]", "table 0 of 251", "service 40.1.1.1:80/tcp",
 	}
 	if !slices.Equal(store.writes, want) {

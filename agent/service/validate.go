@@ -67,6 +67,22 @@ func (m *Manager) validateOne(s api.Service) error {
 	if fixed := m.store.Limits().TableSize; fixed != 0 && s.TableSize != fixed {
 		return refuse("tableSize", "is %d; on this system every Maglev table has %d slots", s.TableSize, fixed)
 	}
+	if m.admit != nil {
+		if err := m.admit(s); err != nil {
+			return err
+		}
+	}
+	if err := m.validateFrontend(s); err != nil {
+		return err
+	}
+	if err := m.validateOwn(s); err != nil {
+		return err
+	}
+	return first(m.loops(s))
+}
+
+// validateFrontend refuses a frontend that another service has.
+func (m *Manager) validateFrontend(s api.Service) error {
 	for _, id := range m.desired.frontends[frontendOf(s)] {
 		if id != s.ID {
 			return &api.Error{
@@ -76,10 +92,7 @@ func (m *Manager) validateOne(s api.Service) error {
 			}
 		}
 	}
-	if err := m.validateOwn(s); err != nil {
-		return err
-	}
-	return m.validateLoops(s)
+	return nil
 }
 
 // validateAll checks services that were accepted once, perhaps with another
@@ -132,31 +145,30 @@ func (m *Manager) validateOwn(s api.Service) error {
 	return nil
 }
 
-// validateLoops refuses packets' way back to the balancer, and a frontend on
-// its own address: the service would take the machine's own connections, such as SSH,
+// loops are packets' ways back to the balancer, and a frontend on its own
+// address: the service would take the machine's own connections, such as SSH,
 // and among the ports of SNAT's pool replies would come before it.
-func (m *Manager) validateLoops(s api.Service) error {
+func (m *Manager) loops(s api.Service) (faults []error) {
 	vip := s.Frontend.Addr()
 	own := m.own(vip)
 	if vip == own {
-		return refuse("frontend", "%s is the balancer's own address: a service needs a virtual one", own)
+		faults = append(faults, refuse("frontend", "%s is the balancer's own address: a service needs a virtual one", own))
 	}
 	for i, b := range s.Backends {
 		a, field := b.Address.Addr(), fmt.Sprintf("backends[%d]", i)
-		if a == vip {
-			return refuse(field, "%s is the virtual address of service %d: packets would go round", a, s.ID)
-		}
-		if m.desired.vips[a] > 0 {
-			return refuse(field, "%s is the virtual address of service %d: packets would go round", a, m.desired.withVIP(a))
-		}
-		if a == own {
-			return refuse(field, "%s is the balancer itself: what it sends leaves through the interface", a)
+		switch {
+		case a == vip:
+			faults = append(faults, refuse(field, "%s is the virtual address of service %d: packets would go round", a, s.ID))
+		case m.desired.vips[a] > 0:
+			faults = append(faults, refuse(field, "%s is the virtual address of service %d: packets would go round", a, m.desired.withVIP(a)))
+		case own.IsValid() && a == own:
+			faults = append(faults, refuse(field, "%s is the balancer itself: what it sends leaves through the interface", a))
 		}
 	}
-	if m.desired.backends[vip] > 0 {
-		return refuse("frontend", "%s is a backend of service %d: packets would go round", vip, m.desired.withBackend(vip))
+	if m.desired.backends[vip] > 0 && !hasAddress(s.Backends, vip) {
+		faults = append(faults, refuse("frontend", "%s is a backend of service %d: packets would go round", vip, m.desired.withBackend(vip)))
 	}
-	return nil
+	return faults
 }
 
 // validateRoom checks the maps' sizes before anything is written. While a

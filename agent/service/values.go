@@ -12,70 +12,85 @@ import (
 	"l4lab/agent/maglev"
 )
 
-// validateValues checks what a complete service says by itself. That it has
+// validateValues checks what a complete service says by itself, and returns the first fault.
+func validateValues(s api.Service) error { return first(valueFaults(s)) }
+
+func first(faults []error) error {
+	if len(faults) == 0 {
+		return nil
+	}
+	return faults[0]
+}
+
+// valueFaults is all that is wrong with what a complete service says by itself. That it has
 // backends is checked where they are given: those that drain leave, the last one too.
-func validateValues(s api.Service) error {
+func valueFaults(s api.Service) (faults []error) {
+	add := func(err error) {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
 	if s.ID == 0 || s.ID > api.MaxServiceID {
-		return refuse("id", "is %d; wanted is 1 to %d", s.ID, api.MaxServiceID)
+		add(refuse("id", "is %d; wanted is 1 to %d", s.ID, api.MaxServiceID))
 	}
-	if err := validateEndpoint("frontend", s.Frontend); err != nil {
-		return err
-	}
+	frontend := validateEndpoint("frontend", s.Frontend)
+	add(frontend)
 	if _, err := datapath.ParseProtocol(s.Protocol); err != nil {
-		return refuse("protocol", "%v", err)
+		add(refuse("protocol", "%v", err))
 	}
 	mode, err := datapath.ParseMode(s.Mode)
 	if err != nil {
-		return refuse("mode", "%v", err)
+		add(refuse("mode", "%v", err))
 	}
 	if _, err := datapath.ParseEncap(s.Encap); err != nil {
-		return refuse("encap", "%v", err)
+		add(refuse("encap", "%v", err))
 	}
 	if s.Selection != selectMaglev && s.Selection != selectRandom {
-		return refuse("selection", "%q is no selection: %s or %s", s.Selection, selectMaglev, selectRandom)
+		add(refuse("selection", "%q is no selection: %s or %s", s.Selection, selectMaglev, selectRandom))
 	}
 	if !maglev.ValidSize(s.TableSize) {
-		return refuse("tableSize", "is %d; wanted is one of %v", s.TableSize, maglev.Sizes())
+		add(refuse("tableSize", "is %d; wanted is one of %v", s.TableSize, maglev.Sizes()))
+	} else if uint64(len(s.Backends)) > uint64(s.TableSize) {
+		add(refuse("backends", "%d do not fit into %d Maglev slots (tableSize)", len(s.Backends), s.TableSize))
+	}
+	if frontend != nil {
+		return faults // what follows is judged by the frontend's family and port
 	}
 	for _, check := range []func(api.Service) error{
 		validateOuterSource, validateAffinity, validateSources, validateMSS, health.Validate,
 	} {
-		if err := check(s); err != nil {
-			return err
-		}
-	}
-	return validateBackends(s, mode)
-}
-
-func validateBackends(s api.Service, mode datapath.Mode) error {
-	if uint64(len(s.Backends)) > uint64(s.TableSize) {
-		return refuse("backends", "%d do not fit into %d Maglev slots (tableSize)", len(s.Backends), s.TableSize)
+		add(check(s))
 	}
 	at := make(map[netip.AddrPort]int, len(s.Backends))
 	for i, b := range s.Backends {
-		field := fmt.Sprintf("backends[%d]", i)
-		if err := validateEndpoint(field, b.Address); err != nil {
-			return err
-		}
-		if first, twice := at[b.Address]; twice {
-			return refuse(field, "%s is backends[%d] already", b.Address, first)
-		}
-		at[b.Address] = i
-		if b.Address.Addr().Is4() != s.Frontend.Addr().Is4() {
-			return refuse(field, "%s is %s and the frontend %s: a service is of one family", b.Address.Addr(),
-				familyOf(b.Address.Addr()), familyOf(s.Frontend.Addr()))
-		}
-		if err := validatePorts(field, s, b, mode); err != nil {
-			return err
-		}
-		if b.Share() > api.MaxWeight {
-			return refuse(field+".weight", "is %d; wanted is 0 to %d", b.Share(), api.MaxWeight)
-		}
-		if err := validateState(field, b); err != nil {
-			return err
+		add(validateBackend(s, mode, i, at))
+		if _, twice := at[b.Address]; !twice {
+			at[b.Address] = i
 		}
 	}
-	return nil
+	return faults
+}
+
+// validateBackend checks one of a service's; at has those before it.
+func validateBackend(s api.Service, mode datapath.Mode, i int, at map[netip.AddrPort]int) error {
+	b, field := s.Backends[i], fmt.Sprintf("backends[%d]", i)
+	if err := validateEndpoint(field, b.Address); err != nil {
+		return err
+	}
+	if first, twice := at[b.Address]; twice {
+		return refuse(field, "%s is backends[%d] already", b.Address, first)
+	}
+	if b.Address.Addr().Is4() != s.Frontend.Addr().Is4() {
+		return refuse(field, "%s is %s and the frontend %s: a service is of one family", b.Address.Addr(),
+			familyOf(b.Address.Addr()), familyOf(s.Frontend.Addr()))
+	}
+	if err := validatePorts(field, s, b, mode); err != nil {
+		return err
+	}
+	if b.Share() > api.MaxWeight {
+		return refuse(field+".weight", "is %d; wanted is 0 to %d", b.Share(), api.MaxWeight)
+	}
+	return validateState(field, b)
 }
 
 func validatePorts(field string, s api.Service, b api.Backend, mode datapath.Mode) error {

@@ -15,8 +15,11 @@
 #define MAP_HASH_OF_MAPS 13
 #define MAP_RINGBUF 27
 
-/* BPF_F_INNER_MAP: an inner array's size may differ from that of the template. */
-#define MAP_OF_ANY_SIZE __uint(map_flags, 0x1000);
+/*
+ * BPF_F_INNER_MAP: an inner array's size may differ from that of the template.
+ * BPF_F_MMAPABLE (5.5): the agent writes it as memory, not entry by entry.
+ */
+#define MAP_OF_ANY_SIZE __uint(map_flags, 0x1000 | 0x400);
 
 /*
  * BPF_F_NO_COMMON_LRU: each CPU evicts from a share of its own, without a lock and

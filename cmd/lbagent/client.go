@@ -24,7 +24,7 @@ type clientFlags struct {
 }
 
 func (f *clientFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.socket, "socket", defaultSocket(), "the agent's socket")
+	cmd.Flags().StringVar(&f.socket, "socket", clientSocket(), "the agent's socket")
 	f.output.add(cmd)
 }
 
@@ -57,7 +57,8 @@ func (c *call) say(v any, format string, args ...any) error {
 func newClientCommands() []*cobra.Command {
 	return []*cobra.Command{
 		newServiceCommand(), newModeCommand(), newNeighbourCommand(),
-		newCountersCommand(), newStatusCommand(), newUnloadCommand(),
+		newCountersCommand(), newStatusCommand(), newDiffCommand(), newUnloadCommand(),
+		newMonitorCommand(), newTraceCommand(), newHealthCommand(), newCapabilitiesCommand(),
 	}
 }
 

@@ -124,6 +124,20 @@ func (f *fakeAgent) SetMode(_ context.Context, u api.ModeUpdate) error {
 	return nil
 }
 
+func (f *fakeAgent) Diff(context.Context) (api.Diff, error) {
+	f.asked = append(f.asked, "diff")
+	return api.Diff{Desired: "state", Same: true, Services: []api.ServiceDiff{}}, nil
+}
+
+func (f *fakeAgent) DiffWith(_ context.Context, all []api.Service) (api.Diff, error) {
+	f.asked = append(f.asked, fmt.Sprintf("diff with %d", len(all)))
+	return api.Diff{Desired: "request", Services: []api.ServiceDiff{
+		{ID: 1, Frontend: netip.MustParseAddrPort("40.1.1.1:80"), Protocol: "tcp", Change: "changed",
+			Fields: []api.FieldDiff{{Field: "mode", Desired: "snat", Actual: "dsr"}}},
+		{ID: 2, Frontend: netip.MustParseAddrPort("40.1.1.2:80"), Protocol: "udp", Change: "missing"},
+	}}, nil
+}
+
 func (f *fakeAgent) Unload(context.Context) error {
 	f.asked = append(f.asked, "unload")
 	return nil

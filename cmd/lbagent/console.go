@@ -34,7 +34,7 @@ first failing line ends it with that line's exit code. # begins a comment.`,
 			return c.script(cmd.Context(), cmd.InOrStdin())
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket(), "the agent's socket")
+	cmd.Flags().StringVar(&socket, "socket", clientSocket(), "the agent's socket")
 	return cmd
 }
 

@@ -77,3 +77,5 @@ func makeOurs(dir string, descriptor *windows.SECURITY_DESCRIPTOR) error {
 	return windows.SetNamedSecurityInfo(dir, windows.SE_FILE_OBJECT,
 		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, acl, nil)
 }
+
+func clientSocket() string { return defaultSocket() }

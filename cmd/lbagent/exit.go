@@ -42,7 +42,7 @@ func exitCode(err error) int {
 		return exitUnsupported
 	case errors.As(err, &refusal) && refusal.Code/100 == 4 && refusal.Code != http.StatusRequestTimeout:
 		return exitUsage
-	case errors.Is(err, device.ErrUnusable):
+	case errors.Is(err, device.ErrUnusable), errors.Is(err, api.ErrNoGroup):
 		return exitUsage
 	}
 	return exitFailure

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -42,12 +41,13 @@ func newRig(t *testing.T) *rig {
 	}
 	r.client = api.NewUnixClient(r.socket)
 	// Without a program of its own a veth discards what its peer sends with XDP_TX.
-	attachPass(t, r.Peer)
+	attachPass(t, r.Peer, "eth0")
 	r.wire = newWire(t, r.Peer, r.Balancer.Link(t).Attrs().HardwareAddr)
 	return r
 }
 
-func attachPass(t *testing.T, n testnet.Namespace) {
+// attachPass gives a link of a namespace a program that passes everything.
+func attachPass(t *testing.T, n testnet.Namespace, name string) {
 	t.Helper()
 	pass, err := ebpf.NewProgram(bpf.PassProgram())
 	if err != nil {
@@ -55,12 +55,12 @@ func attachPass(t *testing.T, n testnet.Namespace) {
 	}
 	defer pass.Close()
 	n.Do(t, func() {
-		eth0, err := netlink.LinkByName("eth0")
+		port, err := netlink.LinkByName(name)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		l, err := link.AttachXDP(link.XDPOptions{Program: pass, Interface: eth0.Attrs().Index, Flags: link.XDPDriverMode})
+		l, err := link.AttachXDP(link.XDPOptions{Program: pass, Interface: port.Attrs().Index, Flags: link.XDPDriverMode})
 		if err != nil {
 			t.Error(err)
 			return
@@ -95,13 +95,6 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// command is lbagent with the arguments: this test binary again.
-func command(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asLBAgent+"=1")
-	return cmd
-}
-
 // start starts an agent and waits until it is ready.
 func (r *rig) start(t *testing.T, args ...string) *agent {
 	t.Helper()
@@ -114,14 +107,44 @@ func (r *rig) start(t *testing.T, args ...string) *agent {
 
 func (r *rig) launch(t *testing.T, args ...string) *agent {
 	t.Helper()
-	a := &agent{stderr: &syncBuffer{}, ended: make(chan error, 1)}
-	a.cmd = command(append([]string{"serve", "--device", "eth0", "--socket", r.socket, "--pin-dir", r.pins}, args...)...)
+	return r.launchWith(t, append([]string{"--device", "eth0", "--socket", r.socket, "--pin-dir", r.pins}, args...)...)
+}
+
+// launchWith starts an agent with these arguments alone.
+func (r *rig) launchWith(t *testing.T, args ...string) *agent {
+	t.Helper()
+	return r.run(t, r.begin(t), command(append([]string{"serve"}, args...)...))
+}
+
+// launchAs starts an agent as a user that has these capabilities alone.
+func (r *rig) launchAs(t *testing.T, binary string, caps []string, args ...string) *agent {
+	t.Helper()
+	cmd := command(append([]string{"serve"}, args...)...)
+	cmd.Path, cmd.Args[0] = binary, binary
+	cmd.SysProcAttr = ambient(caps)
+	return r.run(t, r.begin(t), cmd)
+}
+
+// launchBy launches an agent, whose process begin starts, and waits until it is ready or has ended.
+func (r *rig) launchBy(t *testing.T, begin func(*exec.Cmd), args ...string) *agent {
+	t.Helper()
+	return r.run(t, begin, command(append([]string{"serve", "--device", "eth0", "--socket", r.socket, "--pin-dir", r.pins}, args...)...))
+}
+
+// begin starts a process in the balancer's namespace.
+func (r *rig) begin(t *testing.T) func(*exec.Cmd) {
+	return func(cmd *exec.Cmd) { r.Balancer.Start(t, cmd) }
+}
+
+func (r *rig) run(t *testing.T, begin func(*exec.Cmd), cmd *exec.Cmd) *agent {
+	t.Helper()
+	a := &agent{cmd: cmd, stderr: &syncBuffer{}, ended: make(chan error, 1)}
 	a.cmd.Stderr = a.stderr
 	out, err := a.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Balancer.Start(t, a.cmd)
+	begin(a.cmd)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		a.steps = append(a.steps, lines.Text())

@@ -16,8 +16,8 @@ func serviceCommandLine(flags []string) ([]string, error) {
 	if rest := serve.Flags().Args(); len(rest) > 0 {
 		return nil, usageError{fmt.Errorf("flags of serve: unexpected %q", rest)}
 	}
-	if err := serve.ValidateRequiredFlags(); err != nil {
-		return nil, usageError{fmt.Errorf("flags of serve: %w", err)}
+	if flags := serve.Flags(); !flags.Changed("device") && !flags.Changed("config") {
+		return nil, usageError{fmt.Errorf("flags of serve: %w", errNoDevice)}
 	}
 	return slices.Concat([]string{"serve"}, flags), nil
 }

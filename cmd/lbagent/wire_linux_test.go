@@ -70,8 +70,14 @@ func newWire(t *testing.T, peer testnet.Namespace, balancer net.HardwareAddr) *w
 // send sends a TCP segment from a client: the first is a SYN, the others are not.
 func (w *wire) send(t *testing.T, source, dest netip.AddrPort, number uint32) {
 	t.Helper()
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(source.Port()), DstPort: layers.TCPPort(dest.Port()),
-		Seq: number, SYN: number == 0, ACK: number > 0, Window: 65535}
+	w.sendTCP(t, source, dest, layers.TCP{Seq: number, SYN: number == 0, ACK: number > 0})
+}
+
+// sendTCP sends a TCP segment with the header's flags.
+func (w *wire) sendTCP(t *testing.T, source, dest netip.AddrPort, header layers.TCP) {
+	t.Helper()
+	tcp := &header
+	tcp.SrcPort, tcp.DstPort, tcp.Window = layers.TCPPort(source.Port()), layers.TCPPort(dest.Port()), 65535
 	ether := &layers.Ethernet{SrcMAC: w.own, DstMAC: w.to, EthernetType: layers.EthernetTypeIPv4}
 	var ip interface {
 		gopacket.SerializableLayer
@@ -90,7 +96,7 @@ func (w *wire) send(t *testing.T, source, dest netip.AddrPort, number uint32) {
 		_, err = unix.Write(w.fd, buffer.Bytes())
 	}
 	if err != nil {
-		t.Errorf("send packet %d: %v", number, err)
+		t.Errorf("send packet %d: %v", header.Seq, err)
 	}
 	w.mu.Lock()
 	w.last = time.Now()

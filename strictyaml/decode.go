@@ -1,72 +1,21 @@
-package topology
+package strictyaml
 
 import (
-	"cmp"
 	"encoding"
 	"fmt"
-	"maps"
 	"math"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
 // position is a place in a file, both from 1.
 type position struct{ line, column int }
-
-// decoder fills values from a YAML syntax tree, strictly, and goes on after a
-// fault so that it reports all of them. It remembers where each path stood,
-// so that faults found later, in the values, have a line as well.
-type decoder struct {
-	faults Faults
-	places map[string]position
-	bad    map[string]bool
-}
-
-func newDecoder() *decoder {
-	return &decoder{places: map[string]position{}, bad: map[string]bool{}}
-}
-
-// has says that the file has a value at a path.
-func (d *decoder) has(path string) bool {
-	_, ok := d.places[path]
-	return ok
-}
-
-// failed says that the value at a path, or one that it is part of, could not be read.
-func (d *decoder) failed(path string) bool {
-	for ; path != ""; path = parentPath(path) {
-		if d.bad[path] {
-			return true
-		}
-	}
-	return d.bad[""]
-}
-
-// locate returns where a path stands, or the nearest thing around it when it
-// is missing from the file.
-func (d *decoder) locate(path string) (line, column int) {
-	for {
-		if at, ok := d.places[path]; ok {
-			return at.line, at.column
-		}
-		if path == "" {
-			return 1, 1
-		}
-		path = parentPath(path)
-	}
-}
-
-// inFileOrder returns the nodes' names as they stand in the file.
-func (d *decoder) inFileOrder(nodes map[string]Node) []string {
-	return slices.SortedFunc(maps.Keys(nodes), func(a, b string) int {
-		pa, pb := d.places["nodes."+a], d.places["nodes."+b]
-		return cmp.Or(cmp.Compare(pa.line, pb.line), cmp.Compare(pa.column, pb.column))
-	})
-}
 
 // parentPath cuts the last .key or [index] off a path.
 func parentPath(path string) string {
@@ -93,22 +42,29 @@ func place(node ast.Node) position {
 	return position{tk.Position.Line, tk.Position.Column}
 }
 
-func (d *decoder) fault(at position, path, format string, args ...any) {
+func (d *Reading) fault(at position, path, format string, args ...any) {
 	d.bad[path] = true
 	d.faults = append(d.faults, Fault{Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
-// decode fills what target points to with node's value.
-func (d *decoder) decode(node ast.Node, path string, target any) {
-	d.value(node, path, reflect.ValueOf(target).Elem())
-}
-
-func (d *decoder) value(node ast.Node, path string, v reflect.Value) {
+func (d *Reading) value(node ast.Node, path string, v reflect.Value) {
+	if v.Kind() != reflect.Map {
+		node = unsplit(node)
+	}
 	if _, ok := d.places[path]; !ok {
 		d.places[path] = place(node)
 	}
 	if node.Type() == ast.NullType {
-		d.fault(d.places[path], path, "has no value: expected %s", wanted(v.Type()))
+		d.fault(d.places[path], path, "has no value: expected %s", d.wanted(v.Type()))
+		return
+	}
+	if v.Kind() == reflect.Pointer {
+		v.Set(reflect.New(v.Type().Elem()))
+		d.value(node, path, v.Elem())
+		return
+	}
+	if field, ok := d.format.Short[v.Type()]; ok && node.Type() == ast.StringType {
+		d.value(node, path, v.FieldByName(field))
 		return
 	}
 	if text, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
@@ -126,9 +82,37 @@ func (d *decoder) value(node ast.Node, path string, v reflect.Value) {
 		if s, ok := d.scalar(node, path, v.Type()); ok {
 			v.SetString(s)
 		}
+	case reflect.Bool:
+		truth, ok := node.(*ast.BoolNode)
+		if !ok {
+			d.fault(place(node), path, "is %s: expected %s", kindOf(node), d.wanted(v.Type()))
+			return
+		}
+		v.SetBool(truth.Value)
 	default:
 		d.number(node, path, v)
 	}
+}
+
+// unsplit puts together what the parser takes for a mapping though it is a text: the
+// 10.0.0.1:80 of {backends: [10.0.0.1:80]}. A colon that is followed by no space ends
+// no key that is not in quotes (YAML 1.2, 7.3.3).
+func unsplit(node ast.Node) ast.Node {
+	pair, ok := node.(*ast.MappingValueNode)
+	if mapping, is := node.(*ast.MappingNode); is && len(mapping.Values) == 1 && !mapping.IsFlowStyle {
+		pair, ok = mapping.Values[0], true
+	}
+	if !ok || pair.Key == nil || pair.Value == nil {
+		return node
+	}
+	key, value := pair.Key.GetToken(), pair.Value.GetToken()
+	if key == nil || value == nil || key.Position == nil || value.Position == nil || key.Position.Line != value.Position.Line ||
+		key.Type == token.SingleQuoteType || key.Type == token.DoubleQuoteType ||
+		value.Position.Column != key.Position.Column+len(key.Value)+1 {
+		return node
+	}
+	text := key.Value + ":" + value.Value
+	return ast.String(token.New(text, text, key.Position))
 }
 
 // entry is one key and value of a mapping, the key's faults already reported.
@@ -140,10 +124,10 @@ type entry struct {
 
 // entries returns a mapping's entries without those whose key is no string or
 // a repetition.
-func (d *decoder) entries(node ast.Node, path string, want reflect.Type) []entry {
+func (d *Reading) entries(node ast.Node, path string, want reflect.Type) []entry {
 	mapping, ok := node.(ast.MapNode)
 	if !ok {
-		d.fault(place(node), path, "is %s: expected %s", kindOf(node), wanted(want))
+		d.fault(place(node), path, "is %s: expected %s", kindOf(node), d.wanted(want))
 		return nil
 	}
 	var entries []entry
@@ -166,27 +150,27 @@ func (d *decoder) entries(node ast.Node, path string, want reflect.Type) []entry
 	return entries
 }
 
-func (d *decoder) structure(node ast.Node, path string, v reflect.Value) {
-	fields := fieldsOf(v.Type())
+func (d *Reading) structure(node ast.Node, path string, v reflect.Value) {
+	fields := d.format.Fields(v.Type())
 	names := make([]string, 0, len(fields))
 	for _, f := range fields {
-		names = append(names, f.name)
+		names = append(names, f.Name)
 	}
 	for _, e := range d.entries(node, path, v.Type()) {
 		at := childPath(path, e.name)
 		i := slices.Index(names, e.name)
 		if i < 0 {
-			d.fault(e.at, at, "unknown key%s; known are %s", suggestion(e.name, names), strings.Join(names, ", "))
+			d.fault(e.at, at, "unknown key%s; known are %s", Suggestion(e.name, names), strings.Join(names, ", "))
 			continue
 		}
 		if e.value.Type() == ast.NullType {
 			d.places[at] = e.at // nothing stands there but the key
 		}
-		d.value(e.value, at, v.Field(fields[i].index))
+		d.value(e.value, at, v.Field(fields[i].Index))
 	}
 }
 
-func (d *decoder) table(node ast.Node, path string, v reflect.Value) {
+func (d *Reading) table(node ast.Node, path string, v reflect.Value) {
 	v.Set(reflect.MakeMap(v.Type()))
 	for _, e := range d.entries(node, path, v.Type()) {
 		at := childPath(path, e.name)
@@ -197,10 +181,10 @@ func (d *decoder) table(node ast.Node, path string, v reflect.Value) {
 	}
 }
 
-func (d *decoder) list(node ast.Node, path string, v reflect.Value) {
+func (d *Reading) list(node ast.Node, path string, v reflect.Value) {
 	sequence, ok := node.(*ast.SequenceNode)
 	if !ok {
-		d.fault(place(node), path, "is %s: expected %s", kindOf(node), wanted(v.Type()))
+		d.fault(place(node), path, "is %s: expected %s", kindOf(node), d.wanted(v.Type()))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(sequence.Values), len(sequence.Values)))
@@ -210,19 +194,19 @@ func (d *decoder) list(node ast.Node, path string, v reflect.Value) {
 }
 
 // text fills addresses and prefixes.
-func (d *decoder) text(node ast.Node, path string, v reflect.Value, target encoding.TextUnmarshaler) {
+func (d *Reading) text(node ast.Node, path string, v reflect.Value, target encoding.TextUnmarshaler) {
 	s, ok := d.scalar(node, path, v.Type())
 	if !ok {
 		return
 	}
 	if s == "" || target.UnmarshalText([]byte(s)) != nil {
-		d.fault(place(node), path, "%s is not %s", shorten(s), wanted(v.Type()))
+		d.fault(place(node), path, "%s is not %s", Shorten(s), d.wanted(v.Type()))
 	}
 }
 
 // scalar returns the text of a string. Numbers are no strings: the name 010
 // would be read as 8.
-func (d *decoder) scalar(node ast.Node, path string, want reflect.Type) (string, bool) {
+func (d *Reading) scalar(node ast.Node, path string, want reflect.Type) (string, bool) {
 	switch n := node.(type) {
 	case *ast.StringNode:
 		return n.Value, true
@@ -230,20 +214,20 @@ func (d *decoder) scalar(node ast.Node, path string, want reflect.Type) (string,
 		return n.Value.Value, true
 	}
 	hint := ""
-	if _, isScalar := node.(ast.ScalarNode); isScalar {
+	if _, isScalar := node.(ast.ScalarNode); isScalar && want.Kind() == reflect.String {
 		hint = " (put it in quotes if it is one)"
 	}
-	d.fault(place(node), path, "is %s: expected %s%s", kindOf(node), wanted(want), hint)
+	d.fault(place(node), path, "is %s: expected %s%s", kindOf(node), d.wanted(want), hint)
 	return "", false
 }
 
-func (d *decoder) number(node ast.Node, path string, v reflect.Value) {
+func (d *Reading) number(node ast.Node, path string, v reflect.Value) {
 	integer, ok := node.(*ast.IntegerNode)
 	if !ok {
-		d.fault(place(node), path, "is %s: expected %s", kindOf(node), wanted(v.Type()))
+		d.fault(place(node), path, "is %s: expected %s", kindOf(node), d.wanted(v.Type()))
 		return
 	}
-	written := shorten(integer.GetToken().Value)
+	written := Shorten(integer.GetToken().Value)
 	switch n := integer.Value.(type) {
 	case uint64:
 		if v.CanUint() && !v.OverflowUint(n) {
@@ -260,33 +244,49 @@ func (d *decoder) number(node ast.Node, path string, v reflect.Value) {
 			return
 		}
 	}
-	d.fault(place(node), path, "%s is out of range: expected %s", written, wanted(v.Type()))
+	d.fault(place(node), path, "%s is out of range: expected %s", written, d.wanted(v.Type()))
 }
 
-// field is a struct's field under its YAML name.
-type field struct {
-	name  string
-	index int
+// Field is a struct's field under its name in a file.
+type Field struct {
+	Name  string
+	Index int
 }
 
-func fieldsOf(t reflect.Type) []field {
-	var fields []field
+// Fields returns the fields that a file may have of a struct.
+func (f Format) Fields(t reflect.Type) []Field {
+	var fields []Field
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-		fields = append(fields, field{name, i})
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get(f.Tag), ",")
+		if f.Hidden == nil || !f.Hidden(t, name) {
+			fields = append(fields, Field{name, i})
+		}
 	}
 	return fields
 }
 
 // wanted names a type for the person who writes the file.
-func wanted(t reflect.Type) string {
+func (d *Reading) wanted(t reflect.Type) string {
+	if d.format.Wanted != nil {
+		if text := d.format.Wanted(t); text != "" {
+			return text
+		}
+	}
 	switch t {
 	case reflect.TypeFor[netip.Addr]():
 		return "an address like 20.1.1.10"
 	case reflect.TypeFor[netip.Prefix]():
 		return "a subnet like 20.1.1.0/24"
+	case reflect.TypeFor[netip.AddrPort]():
+		return `ADDRESS:PORT like 40.1.1.1:80 or "[fd00::1]:80"`
+	case reflect.TypeFor[time.Time]():
+		return "a time like 2026-01-31T12:00:00Z"
 	}
 	switch t.Kind() {
+	case reflect.Pointer:
+		return d.wanted(t.Elem())
+	case reflect.Bool:
+		return "true or false"
 	case reflect.Struct, reflect.Map:
 		return "a mapping (key: value)"
 	case reflect.Slice:
@@ -308,20 +308,20 @@ func kindOf(node ast.Node) string {
 	case ast.SequenceType:
 		return "a list"
 	case ast.IntegerType, ast.FloatType, ast.InfinityType, ast.NanType:
-		return "the number " + shorten(node.GetToken().Value)
+		return "the number " + Shorten(node.GetToken().Value)
 	case ast.BoolType:
 		return "the truth value " + node.GetToken().Value
 	case ast.NullType:
 		return "empty"
 	case ast.StringType, ast.LiteralType:
-		return "the text " + shorten(node.GetToken().Value)
+		return "the text " + Shorten(node.GetToken().Value)
 	default:
 		return "something else"
 	}
 }
 
-// shorten quotes a value for a message; a value may be as long as the file.
-func shorten(s string) string {
+// Shorten quotes a value for a message; a value may be as long as the file.
+func Shorten(s string) string {
 	if runes := []rune(s); len(runes) > 40 {
 		s = string(runes[:40]) + "…"
 	}

@@ -1,4 +1,4 @@
-package topology
+package strictyaml
 
 import (
 	"cmp"
@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Fault is one thing that is wrong with a topology.
+// Fault is one thing that is wrong with a file.
 type Fault struct {
-	// File is the name that was given to Parse, "" for a value without a file.
+	// File is the name under which it was read, "" for a value without a file.
 	File string
 	// Line and Column count from 1; both are 0 when the fault has no place in
 	// a file. Column counts characters, not bytes.
@@ -40,7 +40,7 @@ func (f Fault) String() string {
 // Error makes a single fault an error.
 func (f Fault) Error() string { return f.String() }
 
-// Faults is everything that is wrong with a topology, in the order of the
+// Faults is everything that is wrong with a file, in the order of the
 // file. A function that returns Faults returns nil when nothing is wrong.
 type Faults []Fault
 
@@ -73,8 +73,8 @@ func (f Faults) Unwrap() []error {
 	return errs
 }
 
-// orNil keeps an empty Faults from becoming an error that is not nil.
-func (f Faults) orNil() error {
+// OrNil keeps an empty Faults from becoming an error that is not nil.
+func (f Faults) OrNil() error {
 	if len(f) == 0 {
 		return nil
 	}
@@ -88,14 +88,15 @@ func (f Faults) sortByPlace() {
 	})
 }
 
-// FileError says that a topology file could not be read; it wraps the cause,
-// so that errors.Is(err, fs.ErrNotExist) holds for a missing one.
+// FileError says that a file could not be read; it wraps the cause, so that
+// errors.Is(err, fs.ErrNotExist) holds for a missing one.
 type FileError struct {
-	File string
-	Err  error
+	// Noun is the Format's.
+	Noun, File string
+	Err        error
 }
 
-func (e *FileError) Error() string { return fmt.Sprintf("topology file %s: %v", e.File, e.Err) }
+func (e *FileError) Error() string { return fmt.Sprintf("%s file %s: %v", e.Noun, e.File, e.Err) }
 
 // Unwrap returns the cause.
 func (e *FileError) Unwrap() error { return e.Err }

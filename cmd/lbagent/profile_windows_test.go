@@ -1,0 +1,3 @@
+package main
+
+const defaultCapabilities = "efw-0.21"
