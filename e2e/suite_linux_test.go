@@ -33,6 +33,7 @@ func TestLabctl(t *testing.T) {
 		Describe("repairing", s.repairing)
 		Describe("interrupting", s.interrupting)
 		Describe("forwarding", s.forwarding)
+		Describe("balancing", Ordered, ContinueOnFailure, s.balancing)
 		Describe("a seeded fault", Ordered, ContinueOnFailure, s.faults)
 	})
 	AfterSuite(func() {

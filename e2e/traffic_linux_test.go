@@ -14,6 +14,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"l4lab/lab"
+	"l4lab/lab/provider"
 	"l4lab/topology"
 )
 
@@ -47,16 +48,25 @@ func converse(l *lab.Lab, to netip.AddrPort) (*conversation, error) {
 	if err != nil {
 		return nil, err
 	}
+	return converseFrom(client, to)
+}
+
+// converseFrom does so from any machine.
+func converseFrom(from provider.Machine, to netip.AddrPort) (*conversation, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
 	defer cancel()
-	conn, err := client.Guest.Dial(ctx, "tcp", "", to.String())
+	conn, err := from.Guest.Dial(ctx, "tcp", "", to.String())
 	if err != nil {
 		return nil, err
 	}
 	c := &conversation{conn: conn, reader: bufio.NewReader(conn)}
 	who, err := c.ask()
+	if err != nil {
+		c.close()
+		return nil, err
+	}
 	c.backend = who.Name
-	return c, err
+	return c, nil
 }
 
 // ask sends one request; another backend's answer is an error.
