@@ -96,7 +96,8 @@ func (d *driver) run(t testing.TB, packets int) float64 {
 	t.Helper()
 	options := ebpf.RunOptions{Data: d.frame, DataOut: make([]byte, len(d.frame)+256), Repeat: uint32(packets)}
 	begin := threadTime(t)
-	options.Reset = func() { begin = threadTime(t) } // an interrupted run begins anew
+	//lint:ignore SA1019 an interrupted run begins anew, and nothing else says so
+	options.Reset = func() { begin = threadTime(t) }
 	verdict, err := d.program.Run(&options)
 	took := threadTime(t) - begin
 	must(t, err)

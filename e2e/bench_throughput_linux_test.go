@@ -15,7 +15,7 @@ import (
 
 const (
 	benchConnections = 8
-	benchSeconds     = time.Second
+	perTransfer      = time.Second
 	benchPort        = 5001
 )
 
@@ -190,7 +190,7 @@ func throughput(namespace, to, direction string) (float64, error) {
 	bytes := make([]int64, len(conns))
 	var wg sync.WaitGroup
 	for i, c := range conns {
-		if err := c.SetDeadline(begin.Add(benchSeconds)); err != nil {
+		if err := c.SetDeadline(begin.Add(perTransfer)); err != nil {
 			return 0, err
 		}
 		wg.Go(func() {
