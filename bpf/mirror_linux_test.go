@@ -32,7 +32,8 @@ import (
 //     to the port and backend that the kernel's led to (mirror.random).
 //   - Evictions. Linux evicts before an LRU map is full, each CPU keeping some free
 //     elements, and in another order than Windows; an old entry that is gone from a
-//     table that is three quarters full is taken away from Windows' as well.
+//     table, or of a CPU's share of one, that is three quarters full is taken away
+//     from Windows' as well.
 //   - The answer "too big", which Windows cannot cut to its length: the frame keeps
 //     the client's bytes behind the IP packet (sameFrame).
 //   - Scratch is no state: of it, only the budget of events is carried over. Events

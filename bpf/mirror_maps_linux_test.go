@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"l4lab/bpf/winvm"
 )
@@ -26,6 +27,8 @@ type mirroredMap struct {
 	name   string
 	kernel *ebpf.Map
 	lru    bool
+	// share is how many entries an LRU map holds at least before it evicts one.
+	share  int
 	perCPU bool
 	// agents maps are written by the agent, here the test, and by no program.
 	agents bool
@@ -57,6 +60,10 @@ func mirroredMaps(o *LBObjects) []*mirroredMap {
 	}
 	for _, m := range maps {
 		m.lru = m.kernel.Type() == ebpf.LRUHash
+		m.share = int(m.kernel.MaxEntries()) * 3 / 4
+		if m.kernel.Flags()&unix.BPF_F_NO_COMMON_LRU != 0 { // each CPU evicts from its own share
+			m.share /= ebpf.MustPossibleCPU()
+		}
 		m.perCPU = m.kernel.Type() == ebpf.PerCPUArray
 		m.known = &content{}
 		m.now = m.known
@@ -172,7 +179,7 @@ func (m *mirroredMap) compare(t testing.TB, w *windows, from, until time.Duratio
 		return nil
 	}
 	got := m.windows(w)
-	if m.lru && len(m.known.entries) > int(m.kernel.MaxEntries())*3/4 {
+	if m.lru && len(m.known.entries) > m.share {
 		for key, value := range m.known.entries {
 			if _, there := m.now.entries[key]; !there && got.entries[key] == value {
 				delete(got.entries, key)

@@ -83,6 +83,18 @@ func (l *listener) events(t *testing.T) (all []api.FlowEvent) {
 	return all
 }
 
+// listening waits until a listener has shown a flow of its own, for which the
+// service of put must be there: that the rate is set says only that the agent heard it.
+func (r *rig) listening(t *testing.T, l *listener) {
+	t.Helper()
+	port := uint16(50000)
+	waitFor(t, "the listener", func() bool {
+		port++
+		r.wire.send(t, netip.AddrPortFrom(netip.MustParseAddr("20.1.1.100"), port), vip, 0)
+		return l.out.String() != ""
+	})
+}
+
 var other = netip.MustParseAddrPort("40.1.1.2:80")
 
 // closed makes a service that lets nobody in whom the tests use.
@@ -195,8 +207,10 @@ func TestListenersEventsGoOnWhenTheInterfaceChanges(t *testing.T) {
 func TestAgentThatIsKilledUnderAListenerLeavesEventsOnAndTheNextSwitchesThemOff(t *testing.T) {
 	r := newRig(t)
 	first := r.start(t)
+	r.put(t)
 	m := r.monitor(t)
 	r.waitForRate(t, api.DefaultEventRate)
+	r.listening(t, m)
 	if err := first.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
