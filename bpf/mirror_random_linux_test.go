@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,7 +23,8 @@ func (m *mirror) random(t testing.TB, config LBLbConfig, verdict uint32, events 
 	if config.NatMax > config.NatMin {
 		ports = uint64(config.NatMax-config.NatMin) + 1
 	}
-	if port := m.port(verdict); port > config.NatMin {
+	towards, proto := m.dropped(events)
+	if port := m.port(verdict, towards, proto); port > config.NatMin {
 		offset = uint64(port - config.NatMin)
 	}
 	table := m.table(t, events)
@@ -39,15 +39,26 @@ func (m *mirror) random(t testing.TB, config LBLbConfig, verdict uint32, events 
 	return uint32(offset)
 }
 
-// port is that of the flow that a run has opened, or any that is taken.
-func (m *mirror) port(verdict uint32) (port uint16) {
-	keyPort := map[bool]uintptr{false: unsafe.Offsetof(LBFlow4{}.Dport), true: unsafe.Offsetof(LBFlow{}.Dport)}
+// port is that of the flow that a run has opened, or one that is taken towards the
+// backend of the flow that it found no port for.
+func (m *mirror) port(verdict uint32, towards LBBackend, proto uint8) (port uint16) {
+	six := towards.Address.Word[1]|towards.Address.Word[2]|towards.Address.Word[3] != 0
 	for _, mapped := range m.maps {
 		for key, value := range mapped.now.entries {
 			switch mapped.name {
-			case LBMapNewNat4, LBMapNewNat6, LBMapNat4, LBMapNat6:
-				if verdict == xdpDrop {
-					return binary.BigEndian.Uint16([]byte(key)[keyPort[strings.HasSuffix(mapped.name, "6")]:])
+			case LBMapNewNat4, LBMapNat4:
+				var taken LBFlow4
+				_, _ = binary.Decode([]byte(key), binary.NativeEndian, &taken) // a key of that map has its size
+				if verdict == xdpDrop && !six && taken.Proto == proto &&
+					taken.Saddr == towards.Address.Word[0] && (towards.Port == 0 || taken.Sport == towards.Port) {
+					return binary.BigEndian.Uint16([]byte(key)[unsafe.Offsetof(taken.Dport):])
+				}
+			case LBMapNewNat6, LBMapNat6:
+				var taken LBFlow
+				_, _ = binary.Decode([]byte(key), binary.NativeEndian, &taken) // a key of that map has its size
+				if verdict == xdpDrop && six && taken.Proto == proto &&
+					taken.Saddr == towards.Address && (towards.Port == 0 || taken.Sport == towards.Port) {
+					return binary.BigEndian.Uint16([]byte(key)[unsafe.Offsetof(taken.Dport):])
 				}
 			case LBMapNewFlows4, LBMapNewFlows6:
 				if mapped.known.entries[key] != value {
@@ -57,6 +68,16 @@ func (m *mirror) port(verdict uint32) (port uint16) {
 		}
 	}
 	return port
+}
+
+// dropped is the backend that a packet had been on its way to and its protocol, if a run told of it.
+func (m *mirror) dropped(events [][]byte) (b LBBackend, proto uint8) {
+	for _, event := range events {
+		proto = event[unsafe.Offsetof(LBFlowEvent{}.Flow)+unsafe.Offsetof(LBFlow{}.Proto)]
+		id := binary.NativeEndian.Uint32(event[unsafe.Offsetof(LBFlowEvent{}.BackendId):])
+		_ = m.objects.Backends.Lookup(id, &b) // none is the zero one
+	}
+	return b, proto
 }
 
 // chosen is a service's table and the backend that a run took from it.
