@@ -236,7 +236,7 @@ func TestAnEventsTimeIsTheTablesClock(t *testing.T) {
 // budget is the sum of all CPUs' budgets.
 func (b *balancer) budget() (sum LBEventBudget) {
 	b.t.Helper()
-	var perCPU []LBScratch
+	var perCPU []LBRequest
 	must(b.t, b.objects.Scratch.Lookup(uint32(0), &perCPU))
 	for _, s := range perCPU {
 		sum.Sent += s.Budget.Sent
@@ -249,7 +249,7 @@ func (b *balancer) budget() (sum LBEventBudget) {
 // nextSecond makes every CPU's second begin long ago.
 func (b *balancer) nextSecond() {
 	b.t.Helper()
-	var perCPU []LBScratch
+	var perCPU []LBRequest
 	must(b.t, b.objects.Scratch.Lookup(uint32(0), &perCPU))
 	for i := range perCPU {
 		perCPU[i].Budget.SecondBeganNs = monotonic(b.t) - uint64(2*time.Second)

@@ -231,15 +231,38 @@ type LBNatEntry struct {
 	Pad        [2]uint8
 }
 
-type LBScratch struct {
-	_           structs.HostLayout
+type LBRequest struct {
+	_      structs.HostLayout
+	Packet struct {
+		_             structs.HostLayout
+		L4Offset      uint64
+		Length        uint32
+		FragmentId    uint32
+		Fault         LBDropReason
+		SourceMac     [3]uint16
+		Tos           uint8
+		TcpFlags      uint8
+		DontFragment  bool
+		FirstFragment bool
+		LaterFragment bool
+		Pad           uint8
+	}
+	Now         uint64
+	Flow        LBFlow
+	BackendId   uint32
+	ServiceId   uint32
+	ServiceSlot uint32
+	Mode        LBLbMode
+	Opened      bool
+	Stray       bool
+	Pad         uint8
 	WayBack     LBWayBack
 	Entry       LBCtEntry
 	FragmentKey LBFragmentKey
 	Fragment    LBFragment
 	AffinityKey LBAffinityKey
 	SourceKey   LBSourceKey
-	Pad         uint32
+	Pad2        uint32
 	Affinity    LBAffinity
 	Walk        struct {
 		_              structs.HostLayout

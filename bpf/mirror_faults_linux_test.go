@@ -57,7 +57,7 @@ func TestADifferenceBetweenTheSystemsIsSeen(t *testing.T) {
 		"in an event": {func(t *testing.T, w *windows) {
 			value, err := w.tables[LBMapScratch].Lookup(make([]byte, 4))
 			must(t, err)
-			var all LBScratch // of which nothing is left to spend
+			var all LBRequest // of which nothing is left to spend
 			sent := unsafe.Offsetof(all.Budget) + unsafe.Offsetof(all.Budget.Sent)
 			binary.NativeEndian.PutUint64(value[sent:], 1000)
 			must(t, w.tables[LBMapScratch].Update(make([]byte, 4), value, winvm.Any))

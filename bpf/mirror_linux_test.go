@@ -325,7 +325,7 @@ func (m *mirror) carryOver(t testing.TB, cpu int) {
 		key := make([]byte, 4)
 		value, err := w.tables[LBMapScratch].Lookup(key)
 		must(t, err)
-		copy(value[unsafe.Offsetof(LBScratch{}.Budget):], carried)
+		copy(value[unsafe.Offsetof(LBRequest{}.Budget):], carried)
 		must(t, w.tables[LBMapScratch].Update(key, value, winvm.Any))
 	}
 }
@@ -370,7 +370,7 @@ func (m *mirror) lost(t testing.TB, cpu int) uint64 {
 // budget is the event budget of a CPU.
 func (m *mirror) budget(t testing.TB, cpu int) LBEventBudget {
 	t.Helper()
-	var perCPU []LBScratch
+	var perCPU []LBRequest
 	must(t, m.objects.Scratch.Lookup(uint32(0), &perCPU))
 	b := perCPU[cpu].Budget
 	return LBEventBudget{SecondBeganNs: b.SecondBeganNs, Sent: b.Sent, Suppressed: b.Suppressed, Lost: b.Lost}

@@ -14,9 +14,9 @@ import (
 )
 
 // random is a number that makes Windows choose as the kernel did in the run that has
-// just ended: modulo the pool's size it gives the port of the flow that was
-// opened, and modulo the table's size a slot of the backend. A run that found no
-// port draws one that is taken.
+// just ended: its share of 32 bits is that of the flow's port in the pool, and modulo the
+// table's size it gives a slot of the backend. A run that found no port draws one
+// that is taken.
 func (m *mirror) random(t testing.TB, config LBLbConfig, verdict uint32, events [][]byte) uint32 {
 	t.Helper()
 	ports, offset := uint64(1), uint64(0)
@@ -27,16 +27,17 @@ func (m *mirror) random(t testing.TB, config LBLbConfig, verdict uint32, events 
 	if port := m.port(verdict, towards, proto); port > config.NatMin {
 		offset = uint64(port - config.NatMin)
 	}
+	first := (offset<<32 + ports - 1) / ports
 	table := m.table(t, events)
 	if table.slots == nil {
-		return uint32(offset)
+		return uint32(first)
 	}
-	for n := offset; n < 1<<32; n += ports {
+	for n := first; n < 1<<32 && n*ports>>32 == offset; n++ {
 		if table.slots[n%uint64(len(table.slots))] == table.backend {
 			return uint32(n)
 		}
 	}
-	return uint32(offset)
+	return uint32(first)
 }
 
 // port is that of the flow that a run has opened, or one that is taken towards the

@@ -79,7 +79,7 @@ func emptyMaps(t testing.TB, o *LBObjects) {
 	zero[LBTraffic](t, o.BackendStats, cpus)
 	zero[uint64](t, o.Drops, cpus)
 	zero[uint64](t, o.IcmpPackets, cpus)
-	zero[LBScratch](t, o.Scratch, cpus)
+	zero[LBRequest](t, o.Scratch, cpus)
 	for stage, program := range map[LBStage]*ebpf.Program{
 		LBStageSTAGE_FAST4: o.LbFast4, LBStageSTAGE_SLOW4: o.LbSlow4, LBStageSTAGE_REPLY4: o.LbReply4,
 		LBStageSTAGE_ICMP4: o.LbIcmp4, LBStageSTAGE_TOO_BIG4: o.LbTooBig4,

@@ -109,7 +109,7 @@ func (r *EventReader) Close() error { return r.ring.Close() }
 
 // EventLoss sums the CPUs' counts.
 func (m *Maps) EventLoss() (EventLoss, error) {
-	var perCPU []bpf.LBScratch
+	var perCPU []bpf.LBRequest
 	if err := m.maps.Scratch.Lookup(uint32(0), &perCPU); err != nil {
 		return EventLoss{}, fmt.Errorf("read the map scratch: %w", err)
 	}

@@ -26,13 +26,13 @@ static __always_inline bool event_allowed(struct event_budget *budget,
 }
 
 /* The caller fills in what the event is about; here it gets its time and goes. */
-static __always_inline void event_send(struct scratch *scratch, const struct lb_config *cfg)
+static __always_inline void event_send(struct request *r, const struct lb_config *cfg)
 {
 	__u64 now = coarse_clock_ns();
 
-	if (!event_allowed(&scratch->budget, cfg, now))
+	if (!event_allowed(&r->budget, cfg, now))
 		return;
-	scratch->event.time_ns = now;
-	if (ringbuf_output(&events, &scratch->event, sizeof(scratch->event), 0))
-		scratch->budget.lost++;
+	r->event.time_ns = now;
+	if (ringbuf_output(&events, &r->event, sizeof(r->event), 0))
+		r->budget.lost++;
 }

@@ -45,7 +45,7 @@ static __always_inline bool is_own_address(const struct lb_config *cfg, const st
 	return address_equal(a, &cfg->address6, family);
 }
 
-static __always_inline struct scratch *scratch_of_this_cpu(void)
+static __always_inline struct request *request_of_this_cpu(void)
 {
 	__u32 zero = 0;
 
@@ -86,37 +86,39 @@ static __always_inline void flow4_of(struct flow4 *key, const struct flow *flow)
 	halves[1] = (__u64)flow->proto << 32 | (__u32)flow->dport << 16 | flow->sport;
 }
 
+/* A flow as a key of its family's tables; IPv4's is made in the room. */
+static __always_inline const void *table_key(struct flow4 *room, const struct flow *flow,
+					     const enum family family)
+{
+	if (family == FAMILY_IPV6)
+		return flow;
+	flow4_of(room, flow);
+	return room;
+}
+
 static __always_inline void *table_find(void *table4, void *table6, const struct flow *flow,
 					const enum family family)
 {
-	struct flow4 key;
+	struct flow4 room;
+	const void *key = table_key(&room, flow, family);
 
-	if (family == FAMILY_IPV6)
-		return map_lookup(table6, flow);
-	flow4_of(&key, flow);
-	return map_lookup(table4, &key);
+	return map_lookup(family == FAMILY_IPV6 ? table6 : table4, key);
 }
 
 static __always_inline long table_insert(void *table4, void *table6, const struct flow *flow,
 					 const void *value, const enum family family)
 {
-	struct flow4 key;
+	struct flow4 room;
+	const void *key = table_key(&room, flow, family);
 
-	if (family == FAMILY_IPV6)
-		return map_update(table6, flow, value, MAP_UPDATE_NOEXIST);
-	flow4_of(&key, flow);
-	return map_update(table4, &key, value, MAP_UPDATE_NOEXIST);
+	return map_update(family == FAMILY_IPV6 ? table6 : table4, key, value, MAP_UPDATE_NOEXIST);
 }
 
 static __always_inline void table_delete(void *table4, void *table6, const struct flow *flow,
 					 const enum family family)
 {
-	struct flow4 key;
+	struct flow4 room;
+	const void *key = table_key(&room, flow, family);
 
-	if (family == FAMILY_IPV6) {
-		map_delete(table6, flow);
-		return;
-	}
-	flow4_of(&key, flow);
-	map_delete(table4, &key);
+	map_delete(family == FAMILY_IPV6 ? table6 : table4, key);
 }

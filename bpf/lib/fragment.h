@@ -22,14 +22,14 @@ static __always_inline void fragment_key_init(struct fragment_key *key, const st
 static __always_inline bool fragment_follow(const struct lb_config *cfg, struct flow *flow,
 					    __be32 id, const enum family family)
 {
-	struct scratch *s = scratch_of_this_cpu();
+	struct request *r = request_of_this_cpu();
 	__u64 now = coarse_clock_ns();
 	struct fragment *first;
 
-	if (!s)
+	if (!r)
 		return false;
-	fragment_key_init(&s->fragment_key, flow, id, family);
-	first = map_lookup(&fragments, &s->fragment_key);
+	fragment_key_init(&r->fragment_key, flow, id, family);
+	first = map_lookup(&fragments, &r->fragment_key);
 	if (!first)
 		return false;
 	if (now > first->last_seen_ns && now - first->last_seen_ns > cfg->fragment_ns)
@@ -40,12 +40,11 @@ static __always_inline bool fragment_follow(const struct lb_config *cfg, struct 
 }
 
 /* Keeps the ports of a first fragment that is forwarded, for those behind it. */
-static __always_inline void fragment_lead(struct scratch *s, const struct flow *flow, __be32 id,
-					  __u64 now, const enum family family)
+static __always_inline void fragment_lead(struct request *r, const enum family family)
 {
-	fragment_key_init(&s->fragment_key, flow, id, family);
-	s->fragment.last_seen_ns = now;
-	s->fragment.sport = flow->sport;
-	s->fragment.dport = flow->dport;
-	map_update(&fragments, &s->fragment_key, &s->fragment, MAP_UPDATE_ANY);
+	fragment_key_init(&r->fragment_key, &r->flow, r->packet.fragment_id, family);
+	r->fragment.last_seen_ns = r->now;
+	r->fragment.sport = r->flow.sport;
+	r->fragment.dport = r->flow.dport;
+	map_update(&fragments, &r->fragment_key, &r->fragment, MAP_UPDATE_ANY);
 }

@@ -46,7 +46,7 @@ static __always_inline bool answer_echo(struct xdp_context *ctx, const struct pa
 	struct eth_header *eth = packet_start(ctx);
 	struct ipv4_header *ip4 = (void *)(eth + 1);
 	struct ipv6_header *ip6 = (void *)(eth + 1);
-	struct icmp_header *icmp = (void *)ip4 + packet->l4_offset;
+	struct icmp_header *icmp = (void *)ip4 + l4_offset(packet);
 	struct address address;
 	__u16 mac[3], was, now;
 
@@ -93,7 +93,7 @@ static __always_inline bool read_quote(void *data, void *end, const struct packe
 	struct ipv6_header *ip6;
 	__be16 *ports;
 
-	quote->offset = sizeof(struct eth_header) + packet->l4_offset + sizeof(struct icmp_header);
+	quote->offset = sizeof(struct eth_header) + l4_offset(packet) + sizeof(struct icmp_header);
 	quote->header_length = ip_header_size(family);
 	ip4 = data + quote->offset;
 	ip6 = data + quote->offset;
@@ -228,7 +228,7 @@ static __always_inline bool forward_error(struct xdp_context *ctx, const struct 
 		__builtin_memcpy(&ip6->daddr, to->saddr, sizeof(*to->saddr));
 		gained += addresses; /* ICMPv6 has a pseudo header */
 	}
-	icmp = (void *)ip4 + packet->l4_offset;
+	icmp = (void *)ip4 + l4_offset(packet);
 	if ((void *)(icmp + 1) > end)
 		return false;
 	icmp->checksum = checksum_apply(icmp->checksum, gained);
@@ -356,8 +356,8 @@ static __always_inline int icmp(struct xdp_context *ctx, const enum family famil
 	own = is_own_address(cfg, &flow.daddr, family);
 	if (!own && !is_vip(&flow.daddr, family))
 		return XDP_PASS;
-	header = (void *)ip4 + packet.l4_offset;
-	if ((void *)(header + 1) > end || packet.length < packet.l4_offset + sizeof(*header))
+	header = (void *)ip4 + l4_offset(&packet);
+	if ((void *)(header + 1) > end || packet.length < l4_offset(&packet) + sizeof(*header))
 		return own ? XDP_PASS : drop(DROP_MALFORMED_L4);
 	if (!own && header->type == (family == FAMILY_IPV4 ? ICMP_ECHO_REQUEST
 							   : ICMPV6_ECHO_REQUEST)) {

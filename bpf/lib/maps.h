@@ -163,5 +163,5 @@ struct {
 	__uint(type, MAP_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct scratch);
+	__type(value, struct request);
 } scratch SEC(".maps");

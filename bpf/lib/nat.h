@@ -91,11 +91,15 @@ enum nat_claim {
 /* Enters a way back under its port as new, unless the port is taken in either table. */
 static __always_inline bool nat_enter(const struct way_back *w, const enum family family)
 {
-	if (table_insert(&new_nat4, &new_nat6, &w->reply, &w->entry, family))
+	struct flow4 room; /* one key for all three: this is what nat_claim repeats */
+	const void *key = table_key(&room, &w->reply, family);
+	void *new_nat = family == FAMILY_IPV6 ? (void *)&new_nat6 : &new_nat4;
+
+	if (map_update(new_nat, key, &w->entry, MAP_UPDATE_NOEXIST))
 		return false;
-	if (!nat_find(&w->reply, family))
+	if (!map_lookup(family == FAMILY_IPV6 ? (void *)&nat6 : &nat4, key))
 		return true;
-	table_delete(&new_nat4, &new_nat6, &w->reply, family);
+	map_delete(new_nat, key);
 	return false;
 }
 
@@ -130,7 +134,8 @@ static __always_inline enum nat_claim nat_claim(struct way_back *w, const struct
 	}
 #pragma unroll
 	for (int i = 0; i < NAT_PROBES; i++) {
-		w->reply.dport = to_be16((__u16)(low + prandom() % ports));
+		/* A product instead of a remainder, which is dear here: the verifier adds code to each. */
+		w->reply.dport = to_be16((__u16)(low + ((__u64)prandom() * ports >> 32)));
 		if (nat_enter(w, family))
 			return NAT_ENTERED;
 	}
@@ -216,7 +221,7 @@ static __always_inline bool nat_rewrite(struct xdp_context *ctx, const struct lb
 	if (packet->later_fragment)
 		return true;
 
-	l4 = (void *)ip4 + packet->l4_offset;
+	l4 = (void *)ip4 + l4_offset(packet);
 	if (from->proto == IPPROTO_TCP) {
 		struct tcp_header *tcp = l4;
 

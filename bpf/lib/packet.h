@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * packet.h - header layouts, and what the balancer wants to know of a frame.
+ * packet.h - header layouts.
  */
 #pragma once
 
@@ -104,20 +104,6 @@ struct icmp_header {
 	__be16 mtu;    /* of type 3 code 4 (RFC 1191); an echo's sequence number */
 };
 
-struct packet {
-	__u64 l4_offset;    /* of the transport header, from the IP header on */
-	__u32 length;	    /* of IP, its header included */
-	__be32 fragment_id; /* of a first fragment */
-	__u16 source_mac[3];
-	__u8 tos;	    /* IPv6: traffic class */
-	__u8 tcp_flags;	    /* 0 for all but TCP */
-	bool dont_fragment;
-	bool first_fragment;
-	bool later_fragment; /* there is no transport header in it */
-	/* Why it must not be forwarded, if it turns out to be the balancer's. */
-	enum drop_reason fault;
-};
-
 static __always_inline bool mac_equal(const __u16 *a, const __u16 *b)
 {
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
@@ -128,6 +114,15 @@ static __always_inline void mac_copy(__u16 *to, const __u16 *from)
 	to[0] = from[0];
 	to[1] = from[1];
 	to[2] = from[2];
+}
+
+/*
+ * Where the transport header is, from the IP header on. What was read from a map is
+ * any number to a verifier, so it gets its bound here, beyond all that parse.h gives.
+ */
+static __always_inline __u64 l4_offset(const struct packet *packet)
+{
+	return packet->l4_offset & 511;
 }
 
 static __always_inline __u64 ip_header_size(const enum family family)

@@ -230,25 +230,24 @@ static __always_inline void parse_ipv6(const struct ipv6_header *ip, void *end, 
 				       struct packet *packet, struct flow *flow,
 				       struct headers *headers)
 {
-	struct scratch *s = scratch_of_this_cpu();
+	struct request *r = request_of_this_cpu();
 	volatile struct walk *walk;
 
 	packet->tos = ip->version_class << 4 | ip->class_label >> 4;
 	packet->length = from_be16(ip->payload_length) + sizeof(*ip);
 	headers->ttl = ip->hop_limit;
-	if (!s || ip->version_class >> 4 != 6 || packet->length > frame) {
+	if (!r || ip->version_class >> 4 != 6 || packet->length > frame) {
 		packet->fault = DROP_MALFORMED_IP;
 		return;
 	}
-	walk = &s->walk;
+	walk = &r->walk;
 	walk_extensions(ip, end, packet, walk);
 	headers->fragment_id = walk->fragment_id;
 	headers->fragment_offset = walk->fragment_offset;
 	headers->more_fragments = walk->more_fragments;
 	flow->proto = walk->proto;
 	packet->fault = walk->fault;
-	/* Without a fault it is less than that; the verifiers want to see it. */
-	packet->l4_offset = walk->offset & 511;
+	packet->l4_offset = walk->offset;
 }
 
 /*
@@ -260,7 +259,7 @@ static __always_inline enum parsed parse_later_fragment(const struct lb_config *
 							const enum family family,
 							struct packet *packet, struct flow *flow)
 {
-	__u32 payload = packet->length - (__u32)packet->l4_offset;
+	__u32 payload = packet->length - (__u32)l4_offset(packet);
 	/* Headers that the whole packet's length, as its header will say it, leaves out. */
 	__u32 uncounted = family == FAMILY_IPV4 ? 0
 						: sizeof(struct ipv6_header) +
@@ -323,12 +322,12 @@ static __always_inline enum parsed parse(void *data, void *end, const struct lb_
 		return parse_later_fragment(cfg, &headers, family, packet, flow);
 	packet->first_fragment = headers.more_fragments;
 	packet->fragment_id = headers.fragment_id;
-	if (headers.more_fragments && (packet->length - packet->l4_offset) & 7) {
+	if (headers.more_fragments && (packet->length - l4_offset(packet)) & 7) {
 		packet->fault = DROP_FRAGMENT;
 		return PARSED_NO_PORTS;
 	}
 
-	ports = (void *)ip4 + packet->l4_offset;
+	ports = (void *)ip4 + l4_offset(packet);
 	if ((void *)(ports + 4) > end) {
 		packet->fault = DROP_MALFORMED_L4;
 		return PARSED_NO_PORTS;
@@ -336,7 +335,7 @@ static __always_inline enum parsed parse(void *data, void *end, const struct lb_
 	flow->sport = ports[0];
 	flow->dport = ports[1];
 	packet->fault = check_l4(ports, end, flow->proto,
-				 packet->length - (__u32)packet->l4_offset,
+				 packet->length - (__u32)l4_offset(packet),
 				 headers.more_fragments, packet);
 	if (packet->fault) {
 		if (headers.more_fragments)

@@ -13,13 +13,13 @@
  * again from its way back, else the client's next packet would open a new flow
  * from a new port. Null when the reply belongs to no living flow.
  */
-static __always_inline struct ct_entry *reply_entry(const struct request *r,
+static __always_inline struct ct_entry *reply_entry(struct request *r,
 						    const struct lb_config *cfg,
 						    const struct nat_entry *way_back,
 						    const struct flow *client,
 						    const enum family family)
 {
-	struct ct_entry *restored = &r->scratch->entry;
+	struct ct_entry *restored = &r->entry;
 	struct ct_entry *entry = flow_find(client, family);
 
 	if (!entry)
@@ -76,7 +76,7 @@ static __always_inline __u32 reply(struct xdp_context *ctx, struct request *r,
 		struct service *service = service_lookup(&client, family);
 
 		if (service && service->mss)
-			mss_clamp(ctx, &r->packet, service->mss);
+			mss_clamp(ctx, &r->packet, &r->walk, service->mss);
 	}
 	to.saddr = &client.daddr;
 	to.daddr = &client.saddr;
@@ -96,16 +96,15 @@ static __always_inline __u32 reply(struct xdp_context *ctx, struct request *r,
 static __always_inline int slow_reply(struct xdp_context *ctx, const enum family family)
 {
 	struct lb_config *cfg;
-	struct request r;
+	struct request *r = request_of_this_cpu();
 	__u32 zero = 0;
 
 	cfg = map_lookup(&config, &zero);
-	if (!cfg)
+	if (!cfg || !r)
 		return XDP_PASS;
-	if (parse(packet_start(ctx), packet_end(ctx), cfg, family, &r.packet, &r.flow) !=
+	if (parse(packet_start(ctx), packet_end(ctx), cfg, family, &r->packet, &r->flow) !=
 	    PARSED_PORTS)
 		return XDP_PASS;
-	if (!request_init(&r))
-		return XDP_PASS;
-	return finish(&r, cfg, reply(ctx, &r, cfg, family), family);
+	request_init(r);
+	return finish(r, cfg, reply(ctx, r, cfg, family), family);
 }

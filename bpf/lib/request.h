@@ -14,24 +14,11 @@
 #define PASSED (DROP_REASON_MAX + 1)
 #define TOO_BIG (DROP_REASON_MAX + 2)
 
-/* A packet, and what is found out about it. */
-struct request {
-	struct packet packet;
-	struct flow flow;
-	struct scratch *scratch;
-	__u64 now;
-	__u32 backend_id;
-	__u32 service_id;
-	__u32 service_slot;
-	enum lb_mode mode;
-	bool opened; /* it began the flow */
-};
-
-static __always_inline void tell(const struct request *r, const struct lb_config *cfg,
+static __always_inline void tell(struct request *r, const struct lb_config *cfg,
 				 const struct flow *flow, enum event_kind kind, __u32 reason,
 				 const enum family family)
 {
-	struct flow_event *event = &r->scratch->event;
+	struct flow_event *event = &r->event;
 
 	if (!cfg->event_rate)
 		return;
@@ -43,31 +30,29 @@ static __always_inline void tell(const struct request *r, const struct lb_config
 	event->family = family;
 	event->mode = r->mode;
 	event->pad = 0;
-	event_send(r->scratch, cfg);
+	event_send(r, cfg);
 }
 
-/* False when there is no scratch, which cannot be. */
-static __always_inline bool request_init(struct request *r)
+static __always_inline void request_init(struct request *r)
 {
-	r->scratch = scratch_of_this_cpu();
 	r->now = coarse_clock_ns();
 	r->backend_id = 0;
 	r->service_id = 0;
 	r->service_slot = 0;
 	r->mode = 0;
 	r->opened = false;
-	return r->scratch;
+	r->stray = false;
 }
 
 /* What the driver is told, once an outcome is certain. */
-static __always_inline int finish(const struct request *r, const struct lb_config *cfg,
+static __always_inline int finish(struct request *r, const struct lb_config *cfg,
 				  __u32 outcome, const enum family family)
 {
 	if (outcome == PASSED)
 		return XDP_PASS;
 	if (outcome == FORWARDED) {
 		if (r->packet.first_fragment)
-			fragment_lead(r->scratch, &r->flow, r->packet.fragment_id, r->now, family);
+			fragment_lead(r, family);
 		return XDP_TX;
 	}
 	if (outcome == TOO_BIG)

@@ -125,16 +125,16 @@ static __always_inline __u32 select_by_table(const struct service *service,
  * Under affinity: the id of the backend that the client has, 0 when it has none
  * that takes new flows. Leaves the key in scratch.
  */
-static __always_inline __u32 affinity_find(struct scratch *s, const struct service *service,
+static __always_inline __u32 affinity_find(struct request *r, const struct service *service,
 					   const struct flow *flow, __u64 now)
 {
 	struct affinity *known;
 	struct backend *backend;
 	__u32 id;
 
-	s->affinity_key.client = flow->saddr;
-	s->affinity_key.service_slot = service->slot;
-	known = map_lookup(&affinities, &s->affinity_key);
+	r->affinity_key.client = flow->saddr;
+	r->affinity_key.service_slot = service->slot;
+	known = map_lookup(&affinities, &r->affinity_key);
 	if (!known)
 		return 0;
 	if (now > known->last_seen_ns && now - known->last_seen_ns > service->affinity_ns)
@@ -153,7 +153,7 @@ static __always_inline __u32 affinity_find(struct scratch *s, const struct servi
  * The id of a new flow's backend: under affinity the one that the client has,
  * while that one takes new flows, else one of the table's.
  */
-static __always_inline __u32 select_backend(struct scratch *s, const struct service *service,
+static __always_inline __u32 select_backend(struct request *r, const struct service *service,
 					    const struct flow *flow, __u64 now,
 					    const enum family family)
 {
@@ -161,15 +161,15 @@ static __always_inline __u32 select_backend(struct scratch *s, const struct serv
 
 	if (!(service->flags & SERVICE_AFFINITY))
 		return select_by_table(service, flow, family);
-	id = affinity_find(s, service, flow, now);
+	id = affinity_find(r, service, flow, now);
 	if (id)
 		return id;
 	id = select_by_table(service, flow, family);
 	if (!id)
 		return 0;
-	s->affinity.last_seen_ns = now;
-	s->affinity.backend_id = id;
-	s->affinity.pad = 0;
-	map_update(&affinities, &s->affinity_key, &s->affinity, MAP_UPDATE_ANY);
+	r->affinity.last_seen_ns = now;
+	r->affinity.backend_id = id;
+	r->affinity.pad = 0;
+	map_update(&affinities, &r->affinity_key, &r->affinity, MAP_UPDATE_ANY);
 	return id;
 }

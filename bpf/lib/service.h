@@ -39,15 +39,14 @@ static __always_inline bool is_vip(const struct address *a, const enum family fa
 	return map_lookup(&services, &key);
 }
 
-static __always_inline bool source_allowed(struct scratch *s, const struct service *service,
-					   const struct flow *flow)
+static __always_inline bool source_allowed(struct request *r, const struct service *service)
 {
-	struct source_key *key = &s->source_key;
+	struct source_key *key = &r->source_key;
 
 	if (!(service->flags & SERVICE_RANGES))
 		return true;
 	key->prefix_length = 8 * (sizeof(*key) - sizeof(key->prefix_length));
 	key->service_slot = to_be32(service->slot);
-	key->source = flow->saddr;
+	key->source = r->flow.saddr;
 	return map_lookup(&sources, key);
 }

@@ -39,14 +39,14 @@ static __always_inline void forget(struct request *r, const struct lb_config *cf
 	struct nat_entry *found;
 
 	if (backend && entry->mode == LB_MODE_SNAT) {
-		way_back_init(&r->scratch->way_back, cfg, &r->flow, &r->packet, backend,
+		way_back_init(&r->way_back, cfg, &r->flow, &r->packet, backend,
 			      entry->backend_id, entry->nat_port, family);
-		found = nat_find(&r->scratch->way_back.reply, family);
-		if (found && nat_same_client(found, &r->scratch->way_back.entry, family))
-			table_delete(&nat4, &nat6, &r->scratch->way_back.reply, family);
-		found = new_nat_find(&r->scratch->way_back.reply, family);
-		if (found && nat_same_client(found, &r->scratch->way_back.entry, family))
-			table_delete(&new_nat4, &new_nat6, &r->scratch->way_back.reply, family);
+		found = nat_find(&r->way_back.reply, family);
+		if (found && nat_same_client(found, &r->way_back.entry, family))
+			table_delete(&nat4, &nat6, &r->way_back.reply, family);
+		found = new_nat_find(&r->way_back.reply, family);
+		if (found && nat_same_client(found, &r->way_back.entry, family))
+			table_delete(&new_nat4, &new_nat6, &r->way_back.reply, family);
 	}
 	table_delete(&flows4, &flows6, &r->flow, family);
 	table_delete(&new_flows4, &new_flows6, &r->flow, family);
@@ -64,13 +64,13 @@ static __always_inline enum drop_reason remember(struct request *r, const struct
 						 const enum family family)
 {
 	enum nat_claim claim = NAT_FOUND;
-	struct ct_entry *entry = &r->scratch->entry, *winner;
+	struct ct_entry *entry = &r->entry, *winner;
 
-	way_back_init(&r->scratch->way_back, cfg, &r->flow, &r->packet, backend, r->backend_id, 0, family);
+	way_back_init(&r->way_back, cfg, &r->flow, &r->packet, backend, r->backend_id, 0, family);
 	if (r->mode == LB_MODE_SNAT) {
-		if (!address_is_set(&r->scratch->way_back.reply.daddr, family))
+		if (!address_is_set(&r->way_back.reply.daddr, family))
 			return DROP_NAT_EXHAUSTED;
-		claim = nat_claim(&r->scratch->way_back, cfg, family);
+		claim = nat_claim(&r->way_back, cfg, family);
 		if (claim == NAT_TAKEN)
 			return DROP_NAT_EXHAUSTED;
 	}
@@ -78,7 +78,7 @@ static __always_inline enum drop_reason remember(struct request *r, const struct
 	entry->last_seen_ns = r->now;
 	entry->way_back_ns = r->now;
 	entry->backend_id = r->backend_id;
-	entry->nat_port = r->scratch->way_back.reply.dport;
+	entry->nat_port = r->way_back.reply.dport;
 	entry->mode = r->mode;
 	mac_copy((__u16 *)entry->client_mac, r->packet.source_mac);
 	conntrack_seen_rx(entry, r->flow.proto, &r->packet, r->now, true);
@@ -90,8 +90,8 @@ static __always_inline enum drop_reason remember(struct request *r, const struct
 		return DROP_NONE;
 	winner = new_flow_find(&r->flow, family);
 	if (!winner || winner->mode != LB_MODE_SNAT || winner->backend_id != r->backend_id ||
-	    winner->nat_port != r->scratch->way_back.reply.dport)
-		table_delete(&new_nat4, &new_nat6, &r->scratch->way_back.reply, family);
+	    winner->nat_port != r->way_back.reply.dport)
+		table_delete(&new_nat4, &new_nat6, &r->way_back.reply, family);
 	return DROP_NONE;
 }
 
@@ -117,7 +117,7 @@ static __always_inline __u32 choose(struct request *r, const struct service *ser
 	struct backend *backend;
 
 	r->mode = service->mode;
-	r->backend_id = select_backend(r->scratch, service, &r->flow, r->now, family);
+	r->backend_id = select_backend(r, service, &r->flow, r->now, family);
 	if (!r->backend_id)
 		return DROP_NO_BACKEND;
 	backend = backend_lookup(r->backend_id);
@@ -128,7 +128,7 @@ static __always_inline __u32 choose(struct request *r, const struct service *ser
 	return DROP_NONE;
 }
 
-/* Lets a client's packet go to its backend; the entry is null for a reset of no flow. */
+/* Lets a client's packet go to its backend. */
 static __always_inline __u32 send_request(struct xdp_context *ctx, struct request *r,
 					  const struct lb_config *cfg,
 					  const struct service *service,
@@ -137,43 +137,17 @@ static __always_inline __u32 send_request(struct xdp_context *ctx, struct reques
 	struct translation to;
 
 	if (service->mss && r->packet.tcp_flags & TCP_SYN)
-		mss_clamp(ctx, &r->packet, service->mss);
+		mss_clamp(ctx, &r->packet, &r->walk, service->mss);
 	if (r->mode == LB_MODE_DSR)
 		return encap(ctx, cfg, &r->packet, &r->flow, backend, family) ? FORWARDED
 									      : DROP_ADJUST_HEAD;
-	to.saddr = &r->scratch->way_back.reply.daddr;
-	to.daddr = &r->scratch->way_back.reply.saddr;
-	to.sport = r->scratch->way_back.reply.dport;
-	to.dport = r->scratch->way_back.reply.sport;
+	to.saddr = &r->way_back.reply.daddr;
+	to.daddr = &r->way_back.reply.saddr;
+	to.sport = r->way_back.reply.dport;
+	to.dport = r->way_back.reply.sport;
 	to.next_hop = (const __u16 *)backend->mac[backend->mac_slot & 1];
 	return nat_rewrite(ctx, cfg, &r->packet, &r->flow, &to, family) ? FORWARDED
 									: DROP_MALFORMED_L4;
-}
-
-/*
- * A client's reset of a flow that is not known. It opens none. In DSR the hash's
- * backend may hold the connection still, from before its entry was lost; in SNAT
- * no backend knows the port that it would get.
- */
-static __always_inline __u32 reset_unknown(struct xdp_context *ctx, struct request *r,
-					   const struct lb_config *cfg,
-					   const struct service *service,
-					   const enum family family)
-{
-	struct backend *backend;
-	__u32 outcome = choose(r, service, family);
-
-	if (outcome)
-		return outcome;
-	if (r->mode == LB_MODE_SNAT)
-		return DROP_NO_FLOW;
-	backend = backend_lookup(r->backend_id);
-	if (!backend)
-		return DROP_NO_BACKEND;
-	outcome = reach(r, cfg, backend, family);
-	if (outcome)
-		return outcome;
-	return send_request(ctx, r, cfg, service, backend, family);
 }
 
 /*
@@ -205,7 +179,7 @@ static __always_inline void note_request(struct request *r, struct ct_entry *ent
 		return;
 	table_insert(&flows4, &flows6, &r->flow, entry, family);
 	if (r->mode == LB_MODE_SNAT)
-		nat_promote(&r->scratch->way_back, family);
+		nat_promote(&r->way_back, family);
 	table_delete(&new_flows4, &new_flows6, &r->flow, family);
 }
 
@@ -239,7 +213,7 @@ static __always_inline __u32 request(struct xdp_context *ctx, struct request *r,
 		if (!over && backend && is_syn(&r->packet))
 			over = conntrack_closing(entry) ||
 			       outdated(entry, backend, service, &r->flow, family) ||
-			       !source_allowed(r->scratch, service, &r->flow);
+			       !source_allowed(r, service);
 		if (over) {
 			forget(r, cfg, entry, backend, family);
 			entry = 0;
@@ -247,27 +221,39 @@ static __always_inline __u32 request(struct xdp_context *ctx, struct request *r,
 	}
 	if (!entry) {
 		/* A known flow goes on, as on the fast path, which does not ask. */
-		if (!source_allowed(r->scratch, service, &r->flow))
+		if (!source_allowed(r, service))
 			return DROP_SOURCE_DENIED;
-		if (r->packet.tcp_flags & TCP_RST)
-			return reset_unknown(ctx, r, cfg, service, family);
 		outcome = choose(r, service, family);
 		if (outcome)
 			return outcome;
-		backend = backend_lookup(r->backend_id);
-		if (!backend)
-			return DROP_NO_BACKEND;
-		outcome = reach(r, cfg, backend, family);
-		if (outcome)
-			return outcome;
-		outcome = remember(r, cfg, backend, family);
-		if (outcome)
-			return outcome;
-		is_new = true;
-		/* What was entered is known; what another CPU has entered is not. */
-		entry = r->opened ? &r->scratch->entry : new_flow_find(&r->flow, family);
-		if (!entry)
-			return DROP_CONNTRACK_FAILED;
+		if (r->packet.tcp_flags & TCP_RST) {
+			/*
+			 * A reset opens no flow. In DSR the hash's backend may hold the
+			 * connection still, from before its entry was lost; in SNAT no
+			 * backend knows the port that it would get.
+			 */
+			if (r->mode == LB_MODE_SNAT)
+				return DROP_NO_FLOW;
+			r->stray = true;
+			entry = &r->entry;
+			entry->mode = r->mode;
+			entry->backend_id = r->backend_id;
+		} else {
+			backend = backend_lookup(r->backend_id);
+			if (!backend)
+				return DROP_NO_BACKEND;
+			outcome = reach(r, cfg, backend, family);
+			if (outcome)
+				return outcome;
+			outcome = remember(r, cfg, backend, family);
+			if (outcome)
+				return outcome;
+			is_new = true;
+			/* What was entered is known; what another CPU has entered is not. */
+			entry = r->opened ? &r->entry : new_flow_find(&r->flow, family);
+			if (!entry)
+				return DROP_CONNTRACK_FAILED;
+		}
 	}
 
 	r->mode = entry->mode;
@@ -284,9 +270,9 @@ static __always_inline __u32 request(struct xdp_context *ctx, struct request *r,
 			return outcome;
 	}
 	if (r->mode == LB_MODE_SNAT && !r->opened) {
-		way_back_init(&r->scratch->way_back, cfg, &r->flow, &r->packet, backend, r->backend_id,
+		way_back_init(&r->way_back, cfg, &r->flow, &r->packet, backend, r->backend_id,
 			      entry->nat_port, family);
-		if (!nat_hold(&r->scratch->way_back, is_new, family)) {
+		if (!nat_hold(&r->way_back, is_new, family)) {
 			/*
 			 * The way back was evicted and another flow took its port. The
 			 * backend would not know this connection under any other one, so
@@ -304,7 +290,8 @@ static __always_inline __u32 request(struct xdp_context *ctx, struct request *r,
 			forget(r, cfg, entry, backend, family);
 		return outcome;
 	}
-	note_request(r, entry, is_new, cfg, family);
+	if (!r->stray)
+		note_request(r, entry, is_new, cfg, family);
 	return FORWARDED;
 }
 
@@ -312,43 +299,42 @@ static __always_inline int slow(struct xdp_context *ctx, const enum family famil
 {
 	struct service *service;
 	struct lb_config *cfg;
-	struct request r;
+	struct request *r = request_of_this_cpu();
 	enum parsed parsed;
 	__u32 outcome;
 	__u32 zero = 0;
 
 	cfg = map_lookup(&config, &zero);
-	if (!cfg)
+	if (!cfg || !r)
 		return XDP_PASS;
-	parsed = parse(packet_start(ctx), packet_end(ctx), cfg, family, &r.packet, &r.flow);
+	parsed = parse(packet_start(ctx), packet_end(ctx), cfg, family, &r->packet, &r->flow);
 	if (parsed == PARSED_NOT_OURS)
 		return XDP_PASS;
 	if (parsed == PARSED_ICMP)
 		return go_on(ctx, family == FAMILY_IPV4 ? STAGE_ICMP4 : STAGE_ICMP6);
-	if (is_own_address(cfg, &r.flow.daddr, family)) {
+	if (is_own_address(cfg, &r->flow.daddr, family)) {
 		/* The stack knows best what to do with a broken packet of its own. */
 		if (parsed == PARSED_NO_PORTS)
 			return XDP_PASS;
 		return go_on(ctx, family == FAMILY_IPV4 ? STAGE_REPLY4 : STAGE_REPLY6);
 	}
-	if (!request_init(&r))
-		return XDP_PASS;
+	request_init(r);
 	if (parsed == PARSED_NO_PORTS) {
-		if (!is_vip(&r.flow.daddr, family))
+		if (!is_vip(&r->flow.daddr, family))
 			return XDP_PASS;
-		outcome = r.packet.fault;
+		outcome = r->packet.fault;
 	} else {
-		service = service_lookup(&r.flow, family);
+		service = service_lookup(&r->flow, family);
 		if (!service)
 			return XDP_PASS;
-		r.service_id = service->id;
-		r.service_slot = service->slot;
-		outcome = request(ctx, &r, cfg, service, family);
+		r->service_id = service->id;
+		r->service_slot = service->slot;
+		outcome = request(ctx, r, cfg, service, family);
 	}
 	if (outcome == FORWARDED)
-		count_rx(r.service_slot, r.backend_id, r.packet.length, r.opened);
-	if (outcome != TOO_BIG || !r.packet.dont_fragment || r.packet.later_fragment)
-		return finish(&r, cfg, outcome, family);
-	tell(&r, cfg, &r.flow, EVENT_DROPPED, DROP_MTU_EXCEEDED, family);
+		count_rx(r->service_slot, r->backend_id, r->packet.length, r->opened);
+	if (outcome != TOO_BIG || !r->packet.dont_fragment || r->packet.later_fragment)
+		return finish(r, cfg, outcome, family);
+	tell(r, cfg, &r->flow, EVENT_DROPPED, DROP_MTU_EXCEEDED, family);
 	return go_on(ctx, family == FAMILY_IPV4 ? STAGE_TOO_BIG4 : STAGE_TOO_BIG6);
 }

@@ -323,22 +323,50 @@ struct walk {
 	__u32 proto;
 };
 
+/* A frame, as parse.h reads it. */
+struct packet {
+	__u64 l4_offset;    /* of the transport header, from the IP header on */
+	__u32 length;	    /* of IP, its header included */
+	__be32 fragment_id; /* of a first fragment */
+	/* Why it must not be forwarded, if it turns out to be the balancer's. */
+	enum drop_reason fault;
+	__u16 source_mac[3];
+	__u8 tos;	    /* IPv6: traffic class */
+	__u8 tcp_flags;	    /* 0 for all but TCP */
+	bool dont_fragment;
+	bool first_fragment;
+	bool later_fragment; /* there is no transport header in it */
+	__u8 pad;
+};
+
 /*
- * The one per-CPU entry of `scratch`: what a packet needs for a moment, and the
- * stack has no room for.
+ * The one per-CPU entry of `scratch`: a packet on its way, what is found out about it,
+ * and what has no room on the stack. It is a map's for the Linux verifier's sake, too:
+ * that one forgets which of many ways led to what stands here, and goes through all
+ * that follows once instead of once for each.
  */
-struct scratch {
+struct request {
+	struct packet packet;
+	__u64 now;
+	struct flow flow;
+	__u32 backend_id;
+	__u32 service_id;
+	__u32 service_slot;
+	enum lb_mode mode;
+	bool opened; /* it began the flow */
+	bool stray;  /* a reset that is of none */
+	__u8 pad;
 	struct way_back way_back;
 	struct ct_entry entry;
 	struct fragment_key fragment_key;
 	struct fragment fragment;
 	struct affinity_key affinity_key;
 	struct source_key source_key;
-	__u32 pad;
+	__u32 pad2;
 	struct affinity affinity;
 	struct walk walk;
 	struct flow_event event;
-	struct event_budget budget;
+	struct event_budget budget; /* this alone outlives the packet */
 };
 
 /* The one entry of a decapsulation program's `decap_config`. */
