@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 
 	"l4lab/bpf"
 )
@@ -77,14 +79,8 @@ func (p *program) load(spec *ebpf.CollectionSpec) error {
 	if err != nil {
 		return undo(err)
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: byName})
-	if err != nil {
-		return undo(explainLoad(err))
-	}
-	p.program, p.stages = collection.DetachProgram(bpf.LBProgLb), collection.DetachMap(stagesMap)
-	collection.Close() // its maps are clones of ours, and the stages hold its programs
-	if p.program == nil || p.stages == nil {
-		return undo(fmt.Errorf("the object has no program %q or no map %q", bpf.LBProgLb, stagesMap))
+	if p.program, p.stages, err = loadPrograms(spec, byName); err != nil {
+		return undo(err)
 	}
 	maps.counted.maybeAll = p.tookOver
 	p.maps = maps
@@ -106,38 +102,62 @@ func (p *program) openMaps(spec *ebpf.CollectionSpec) (byName map[string]*ebpf.M
 		}
 		err = errors.Join(err, closeMaps(byName))
 	}()
+	var mu sync.Mutex
+	var group errgroup.Group
 	for _, name := range mapNames {
 		mapSpec, ok := spec.Maps[name]
 		if !ok {
-			return byName, created, fmt.Errorf("the embedded object has no map %q", name)
+			err = fmt.Errorf("the embedded object has no map %q", name)
+			break
 		}
-		mapSpec.Pinning = ebpf.PinByName
-		if err := p.resize(name, mapSpec); err != nil {
-			return byName, created, err
-		}
-		_, statErr := os.Lstat(filepath.Join(p.pins.path, name))
-		m, err := ebpf.NewMapWithOptions(mapSpec, ebpf.MapOptions{PinPath: p.pins.path})
-		switch {
-		case errors.Is(err, ebpf.ErrMapIncompatible):
-			return byName, created, fmt.Errorf("map %s in %s: %w: %w; run `lbagent unload` first, which ends its connections",
-				name, p.pins.path, ErrOtherLayout, err)
-		case isPermission(err):
-			return byName, created, fmt.Errorf("create map %s: %w: %w", name, ErrPermission, err)
-		case err != nil:
-			return byName, created, fmt.Errorf("create map %s (%s of %d entries), pinned in %s: %w",
-				name, mapSpec.Type, mapSpec.MaxEntries, p.pins.path, err)
-		}
-		byName[name] = m
-		if errors.Is(statErr, os.ErrNotExist) {
-			created = append(created, m)
-			continue
-		}
-		if err := sameLayout(m, mapSpec); err != nil {
-			return byName, created, fmt.Errorf("map %s in %s: %w: %w; run `lbagent unload` first, which ends its connections",
-				name, p.pins.path, ErrOtherLayout, err)
-		}
+		// Side by side: the kernel takes its time to lay out the large ones.
+		group.Go(func() error {
+			m, isNew, err := p.openMap(name, mapSpec)
+			if m == nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			byName[name] = m
+			if isNew {
+				created = append(created, m)
+			}
+			return err
+		})
 	}
-	return byName, created, nil
+	return byName, created, errors.Join(err, group.Wait())
+}
+
+// openMap opens a pinned map, or creates it and pins it; with an error the map may be there.
+func (p *program) openMap(name string, spec *ebpf.MapSpec) (m *ebpf.Map, isNew bool, err error) {
+	spec.Pinning = ebpf.PinByName
+	if err := p.resize(name, spec); err != nil {
+		return nil, false, err
+	}
+	_, statErr := os.Lstat(filepath.Join(p.pins.path, name))
+	isNew = errors.Is(statErr, os.ErrNotExist)
+	m, err = ebpf.NewMapWithOptions(spec, ebpf.MapOptions{PinPath: p.pins.path})
+	switch {
+	case errors.Is(err, ebpf.ErrMapIncompatible):
+		return nil, false, p.otherLayout(name, err)
+	case isPermission(err):
+		return nil, false, fmt.Errorf("create map %s: %w: %w", name, ErrPermission, err)
+	case err != nil:
+		return nil, false, fmt.Errorf("create map %s (%s of %d entries), pinned in %s: %w",
+			name, spec.Type, spec.MaxEntries, p.pins.path, err)
+	}
+	if isNew {
+		return m, true, nil
+	}
+	if err := sameLayout(m, spec); err != nil {
+		return m, false, p.otherLayout(name, err)
+	}
+	return m, false, nil
+}
+
+func (p *program) otherLayout(name string, err error) error {
+	return fmt.Errorf("map %s in %s: %w: %w; run `lbagent unload` first, which ends its connections",
+		name, p.pins.path, ErrOtherLayout, err)
 }
 
 func (p *program) Maps() *Maps    { return p.maps }
