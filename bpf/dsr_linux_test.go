@@ -182,7 +182,7 @@ func TestANewFlowWithoutABackendIsDropped(t *testing.T) {
 func TestEveryDropReasonHasAName(t *testing.T) {
 	names, err := DropReasons()
 	must(t, err)
-	want := "none malformed_ip malformed_l4 fragment ttl_expired no_backend no_neighbour nat_exhausted mtu_exceeded adjust_head conntrack_failed no_flow source_denied extension_header no_stage"
+	want := "none malformed_ip malformed_l4 fragment ttl_expired no_backend no_neighbour nat_exhausted mtu_exceeded adjust_head conntrack_failed no_flow source_denied extension_header no_stage vlan"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("reasons are\n%s\nwant\n%s", got, want)
 	}

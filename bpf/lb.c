@@ -30,6 +30,7 @@
 #include "lib/reply.h"
 #include "lib/slow.h"
 #include "lib/too_big.h"
+#include "lib/vlan.h"
 
 SEC(LB_SECTION)
 int lb(struct xdp_context *ctx)
@@ -42,6 +43,8 @@ int lb(struct xdp_context *ctx)
 		call_stage(ctx, STAGE_FAST4);
 	else if (eth->proto == ETHERTYPE_IPV6)
 		call_stage(ctx, STAGE_FAST6);
+	else if (is_vlan(eth->proto))
+		return tagged();
 	return XDP_PASS;
 }
 

@@ -101,7 +101,8 @@ const (
 	LBDropReasonDROP_SOURCE_DENIED    LBDropReason = 12
 	LBDropReasonDROP_EXTENSION_HEADER LBDropReason = 13
 	LBDropReasonDROP_NO_STAGE         LBDropReason = 14
-	LBDropReasonDROP_REASON_MAX       LBDropReason = 15
+	LBDropReasonDROP_VLAN             LBDropReason = 15
+	LBDropReasonDROP_REASON_MAX       LBDropReason = 16
 )
 
 type LBEventBudget struct {
@@ -184,7 +185,7 @@ const (
 type LBLayout uint32
 
 const (
-	LBLayoutLAYOUT_VERSION LBLayout = 2
+	LBLayoutLAYOUT_VERSION LBLayout = 3
 )
 
 type LBLbConfig struct {
@@ -195,7 +196,8 @@ type LBLbConfig struct {
 	Mac              [6]uint8
 	NatMin           uint16
 	NatMax           uint16
-	Pad              uint16
+	Vlan             LBVlanPolicy
+	Pad              uint8
 	Address6         LBAddress
 	EventRate        uint32
 	Pad2             uint32
@@ -335,6 +337,13 @@ type LBTraffic struct {
 	TxBytes     uint64
 	Connections uint64
 }
+
+type LBVlanPolicy uint8
+
+const (
+	LBVlanPolicyVLAN_PASS LBVlanPolicy = 0
+	LBVlanPolicyVLAN_DROP LBVlanPolicy = 1
+)
 
 type LBWayBack struct {
 	_     structs.HostLayout

@@ -22,6 +22,8 @@ type Status struct {
 	AttachMode string `json:"attachMode"`
 	// ProgramID is the kernel's id of the attached program, 0 when none is.
 	ProgramID uint32 `json:"programId"`
+	// VLAN is what becomes of frames with a VLAN tag: "pass" or "drop".
+	VLAN string `json:"vlan"`
 	// TookOver says that the agent found pinned maps of an earlier run and kept them.
 	TookOver bool `json:"tookOver"`
 	// Steps are what the agent did at start, in order, as it printed them.

@@ -72,6 +72,8 @@ func Table() []Feature {
 		{"icmp-echo", "protocols", "Echo requests to a VIP are answered", everywhere()},
 		{"icmp-errors", "protocols", "ICMP errors reach the flow they quote", everywhere()},
 		{"packet-too-big", "protocols", "Answer to packets that do not fit", on(yes(), partly(trailingBytes), partly("only layer 2 and SNAT are there, where what the client could send fits; "+trailingBytes))},
+		{"vlan", "protocols", "Frames with a VLAN tag pass, or are dropped if asked for", map[Profile]Support{
+			Linux: partly(seenTags), EFW021: partly(seenTags), XDP: partly(seenTags)}},
 		{"mss", "protocols", "TCP MSS bounded", everywhere()},
 
 		{"maglev", "services", "Maglev and random selection", everywhere()},
@@ -98,5 +100,6 @@ func Table() []Feature {
 
 const (
 	fourHeaders   = "hop-by-hop, destination options and fragment headers, 4 of them in 256 bytes; others, and routing headers, are a counted drop"
+	seenTags      = "they are not balanced; a tag that the card takes off (VLAN offload) is not seen"
 	firstFragment = "one that comes before the first is a counted drop; fragmented ICMP is, too"
 )

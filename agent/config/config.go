@@ -20,19 +20,21 @@ type Config struct {
 	Interface string       `json:"interface,omitzero"`
 	Addresses []netip.Addr `json:"addresses,omitzero"`
 	Mode      string       `json:"mode,omitzero"`
-	Generic   bool         `json:"generic,omitzero"`
-	Image     string       `json:"image,omitzero"`
-	Profile   string       `json:"profile,omitzero"`
-	Socket    Socket       `json:"socket,omitzero"`
-	StateFile string       `json:"stateFile,omitzero"`
-	PinDir    string       `json:"pinDir,omitzero"`
-	Sizes     Sizes        `json:"sizes,omitzero"`
-	Lifetimes Lifetimes    `json:"lifetimes,omitzero"`
-	NAT       NAT          `json:"nat,omitzero"`
-	Metrics   Metrics      `json:"metrics,omitzero"`
-	Log       Log          `json:"log,omitzero"`
-	Events    Events       `json:"events,omitzero"`
-	Drain     Drain        `json:"drain,omitzero"`
+	// VLAN is what becomes of frames with a VLAN tag: "pass" or "drop".
+	VLAN      string    `json:"vlan,omitzero"`
+	Generic   bool      `json:"generic,omitzero"`
+	Image     string    `json:"image,omitzero"`
+	Profile   string    `json:"profile,omitzero"`
+	Socket    Socket    `json:"socket,omitzero"`
+	StateFile string    `json:"stateFile,omitzero"`
+	PinDir    string    `json:"pinDir,omitzero"`
+	Sizes     Sizes     `json:"sizes,omitzero"`
+	Lifetimes Lifetimes `json:"lifetimes,omitzero"`
+	NAT       NAT       `json:"nat,omitzero"`
+	Metrics   Metrics   `json:"metrics,omitzero"`
+	Log       Log       `json:"log,omitzero"`
+	Events    Events    `json:"events,omitzero"`
+	Drain     Drain     `json:"drain,omitzero"`
 	// Services are nil when the file has no such key: then those of the API are kept.
 	// An empty list is one: no service.
 	Services []api.Service `json:"services,omitzero"`
@@ -104,6 +106,7 @@ const (
 func levels() []string  { return []string{"debug", "info", "warn", "error"} }
 func formats() []string { return []string{FormatAuto, FormatText, FormatJSON} }
 func modes() []string   { return []string{datapath.DSR.String(), datapath.SNAT.String()} }
+func vlans() []string   { return []string{datapath.VLANPass.String(), datapath.VLANDrop.String()} }
 func profiles() []string {
 	return []string{string(datapath.ProfileEFW021), string(datapath.ProfileXDP)}
 }
@@ -112,6 +115,7 @@ func profiles() []string {
 func Default() Config {
 	c := datapath.DefaultConfig()
 	return Config{
+		VLAN: c.VLAN.String(),
 		Lifetimes: Lifetimes{
 			TCPEstablished: api.Duration(c.Lifetimes.TCPEstablished),
 			TCPSYN:         api.Duration(c.Lifetimes.TCPSYN),
@@ -127,7 +131,9 @@ func Default() Config {
 
 // Datapath is what the data path is told of it; the interface's own facts are not in it.
 func (c Config) Datapath() datapath.Config {
+	vlan, _ := datapath.ParseVLAN(c.VLAN) // Validate has judged it
 	return datapath.Config{
+		VLAN:   vlan,
 		NATMin: c.NAT.MinPort, NATMax: c.NAT.MaxPort,
 		Lifetimes: datapath.Lifetimes{
 			TCPEstablished: time.Duration(c.Lifetimes.TCPEstablished),

@@ -78,6 +78,7 @@ func TestFaultsHavePathLineAndColumn(t *testing.T) {
 		{"all at once", "interface: eth0\nmode: nat\nsizes: {services: -1}\nnat:\n  minPort: 80\nlog:\n  level: loud\n",
 			[]string{"lb.yaml:2:7: mode: unknown value", `lb.yaml:3:19: sizes.services: "-1" is out of range`, "lb.yaml:5:12: nat.minPort: is 80", "lb.yaml:7:10: log.level: unknown value"}},
 		{"an empty pool", "interface: eth0\nnat: {minPort: 40000, maxPort: 39999}\n", []string{"lb.yaml:2:32: nat.maxPort: is 39999, and minPort 40000: the pool is empty"}},
+		{"a policy for VLAN tags that is none", "interface: eth0\nvlan: dorp\n", []string{`lb.yaml:2:7: vlan: unknown value "dorp"; known are pass, drop`}},
 		{"a lifetime of nothing", "interface: eth0\nlifetimes: {tcpSyn: 0s}\n", []string{"lb.yaml:2:21: lifetimes.tcpSyn: is 0s"}},
 		{"a duration without a unit", "interface: eth0\ndrain: {deadline: 30}\n", []string{`lb.yaml:2:19: drain.deadline: is the number "30": expected a duration like 30s or 1h30m`}},
 		{"metrics for everybody", "interface: eth0\nmetrics: {listen: 0.0.0.0:9810}\n", []string{"lb.yaml:2:19: metrics.listen: 0.0.0.0:9810 is not a loopback address"}},
@@ -141,6 +142,7 @@ func TestRestartNamesWhatIsReadAtTheStartOnly(t *testing.T) {
 	a := Default()
 	b := a
 	b.Interface, b.PinDir, b.Socket.Group, b.Sizes.Services, b.Log.Format = "eth1", "/x", "lb", 5, "json"
+	b.VLAN = "drop"
 	b.Mode, b.NAT.MinPort, b.Log.Level, b.Services, b.Events.Rate, b.Lifetimes.NonTCP = "snat", 40000, "debug", []api.Service{}, 5, api.Duration(time.Minute*2)
 	want := []string{"interface", "socket", "pinDir", "sizes", "log.format"}
 	if got := Restart(a, b); !reflect.DeepEqual(got, want) {

@@ -12,6 +12,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add("interface: eth0\nservices: [{id: 1, frontend: \"[::2]:80\", backends: [\"[::3]:80\"], healthCheck: {type: http, path: /}}]\n")
 	f.Add("{interface: eth0, services: [{id: 1, frontend: 40.1.1.1:80, backends: [{address: 20.1.1.10:80, state: draining, drainUntil: 2030-01-02T03:04:05Z}]}]}")
 	f.Add("interface: \"1\"\nlog: {level: debug}\ndrain: {deadline: 1h}\n")
+	f.Add("interface: eth0\nvlan: drop\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		first, err := Parse("fuzz.yaml", []byte(text), nil)
 		if err != nil {

@@ -28,6 +28,7 @@ func rules() map[string]rule {
 		"Config.Addresses": {false, "The balancer's own addresses on it, at most one of each family; of a family that is not among them, the interface's first.",
 			func(s *jsonschema.Schema) { s.MaxItems = count(2) }},
 		"Config.Mode":      {false, "How packets reach a backend and come back in services that do not say; left out, the last one, at first dsr.", words("", modes())},
+		"Config.VLAN":      {false, "What becomes of frames with a VLAN tag (802.1Q, 802.1ad), whoever they are for: pass leaves them to the stack, drop counts them as drops of reason vlan. Tags that the card takes off are not seen.", words(d.VLAN, vlans())},
 		"Config.Generic":   {false, "Permit XDP's generic mode, which every driver has and which is slow. Linux only.", otherwise(false)},
 		"Config.Image":     {false, "The data path's native image, a .sys file. Windows only.", nil},
 		"Config.Profile":   {false, "What provides the XDP hook; left out, efw-0.21. Windows only.", words("", profiles())},

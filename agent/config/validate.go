@@ -38,6 +38,7 @@ func Validate(c Config) []strictyaml.Fault {
 	if c.Mode != "" {
 		v.oneOf("mode", c.Mode, modes()...)
 	}
+	v.oneOf("vlan", c.VLAN, vlans()...)
 	if c.Profile != "" {
 		v.oneOf("profile", c.Profile, profiles()...)
 	}

@@ -66,6 +66,36 @@ func (p Protocol) String() string {
 	return fmt.Sprintf("protocol(%d)", uint8(p))
 }
 
+// VLAN is what becomes of frames with a VLAN tag (enum vlan_policy).
+type VLAN uint8
+
+// They pass to the stack untouched, or are a counted drop.
+const (
+	VLANPass VLAN = 0
+	VLANDrop VLAN = 1
+)
+
+// ParseVLAN reads "pass" or "drop".
+func ParseVLAN(s string) (VLAN, error) {
+	switch s {
+	case "pass":
+		return VLANPass, nil
+	case "drop":
+		return VLANDrop, nil
+	}
+	return 0, fmt.Errorf("%q is nothing that can be done with VLAN tags: pass or drop", s)
+}
+
+func (v VLAN) String() string {
+	switch v {
+	case VLANPass:
+		return "pass"
+	case VLANDrop:
+		return "drop"
+	}
+	return fmt.Sprintf("vlan(%d)", uint8(v))
+}
+
 // MAC is an Ethernet address.
 type MAC [6]byte
 
@@ -84,6 +114,8 @@ type Config struct {
 	NATMin, NATMax uint16
 	// EventRate is how many flow events a CPU may send in a second; 0 sends none.
 	EventRate uint32
+	// VLAN is for frames with a VLAN tag.
+	VLAN      VLAN
 	Lifetimes Lifetimes
 	// Layout is the LAYOUT_VERSION of who wrote the entry; PutConfig sets it.
 	Layout uint32

@@ -94,6 +94,7 @@ func (c Config) wire() bpf.LBLbConfig {
 		NatMin:           c.NATMin,
 		NatMax:           c.NATMax,
 		EventRate:        c.EventRate,
+		Vlan:             bpf.LBVlanPolicy(c.VLAN),
 		TcpEstablishedNs: uint64(c.Lifetimes.TCPEstablished),
 		TcpSynNs:         uint64(c.Lifetimes.TCPSYN),
 		TcpClosingNs:     uint64(c.Lifetimes.TCPClosing),
@@ -112,6 +113,7 @@ func configFromWire(w bpf.LBLbConfig) Config {
 		NATMin:    w.NatMin,
 		NATMax:    w.NatMax,
 		EventRate: w.EventRate,
+		VLAN:      VLAN(w.Vlan),
 		Lifetimes: Lifetimes{
 			TCPEstablished: time.Duration(w.TcpEstablishedNs),
 			TCPSYN:         time.Duration(w.TcpSynNs),

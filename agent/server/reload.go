@@ -16,6 +16,8 @@ type Settings struct {
 	// Lifetimes, NATMin and NATMax are datapath.Config's; zero means the default.
 	Lifetimes      datapath.Lifetimes
 	NATMin, NATMax uint16
+	// VLAN is datapath.Config's.
+	VLAN datapath.VLAN
 	// EventRate is that of listeners to events who name none; 0 is api.DefaultEventRate.
 	EventRate uint32
 	// DrainAfter is service.Options'.
@@ -38,6 +40,7 @@ func (s Settings) on(c *datapath.Config) {
 	if s.Lifetimes != (datapath.Lifetimes{}) {
 		c.Lifetimes = s.Lifetimes
 	}
+	c.VLAN = s.VLAN
 	if s.NATMin != 0 {
 		c.NATMin, c.NATMax = s.NATMin, s.NATMax
 	}

@@ -56,6 +56,7 @@ func (s *Server) Status(context.Context) (api.Status, error) {
 		Platform:   platform,
 		AttachMode: attached.Mode,
 		ProgramID:  attached.ProgramID,
+		VLAN:       s.wish.VLAN.String(),
 		TookOver:   s.datapath.TookOver(),
 		Steps:      slices.Clone(s.steps),
 		Warnings:   slices.Clone(s.warnings),

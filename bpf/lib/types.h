@@ -12,7 +12,7 @@
 
 /* Stands in `config`; another one for whatever an older agent or program would misread. */
 enum layout {
-	LAYOUT_VERSION = 2,
+	LAYOUT_VERSION = 3,
 };
 
 /*
@@ -40,6 +40,12 @@ enum lb_mode : __u8 {
 enum lb_encap : __u8 {
 	LB_ENCAP_IPIP = 0, /* inside another IP header, 4in4 or 6in6 */
 	LB_ENCAP_L2 = 1,   /* by destination MAC alone: the backend is on the same link */
+};
+
+/* What becomes of frames with a VLAN tag, whoever they are for. */
+enum vlan_policy : __u8 {
+	VLAN_PASS = 0,
+	VLAN_DROP = 1,
 };
 
 /* Bits of service.flags. */
@@ -86,6 +92,7 @@ enum drop_reason {
 	DROP_SOURCE_DENIED,    /* the service does not allow the client's address */
 	DROP_EXTENSION_HEADER, /* more IPv6 extension headers than are followed */
 	DROP_NO_STAGE,	       /* a program that should follow is not there */
+	DROP_VLAN,	       /* a VLAN tag, which the agent wants dropped */
 	DROP_REASON_MAX,       /* number of reasons: keep last */
 };
 
@@ -125,7 +132,8 @@ struct lb_config {
 	__u8 mac[6];	 /* of the interface */
 	__u16 nat_min;	 /* SNAT source ports, host order, both inclusive */
 	__u16 nat_max;
-	__u16 pad;
+	enum vlan_policy vlan;
+	__u8 pad;
 	struct address address6;
 	__u32 event_rate; /* flow events a second and CPU, 0: none are sent */
 	__u32 pad2;

@@ -166,6 +166,7 @@ func newStatusCommand() *cobra.Command {
 			t.row("agent", fmt.Sprintf("pid %d, version %s, since %s", s.PID, s.Version, s.StartedAt.Format(time.RFC3339)))
 			t.row("interface", fmt.Sprintf("%s, MTU %d, index %d, address %s, MAC %s", i.Name, i.MTU, i.Index, addresses(i), i.MAC))
 			t.row("data path", fmt.Sprintf("%s, %s XDP, program %d", s.Platform, s.AttachMode, s.ProgramID))
+			t.row("VLAN tags", s.VLAN)
 			t.row("took over", s.TookOver)
 			for _, w := range s.Warnings {
 				t.row("warning", w)

@@ -42,7 +42,7 @@ type fakeAgent struct {
 var errFake = errors.New("the map is full")
 
 func (f *fakeAgent) Status(context.Context) (api.Status, error) {
-	return api.Status{PID: 42, Version: "v1", Platform: "linux", AttachMode: "native", ProgramID: 7,
+	return api.Status{PID: 42, Version: "v1", Platform: "linux", AttachMode: "native", ProgramID: 7, VLAN: "pass",
 		Interface: api.Interface{Name: "eth0", Index: 2, MTU: 1500, Address: netip.MustParseAddr("20.1.1.1"), MAC: "02:00:00:00:00:01"},
 		Warnings:  []string{"mind the gap"}}, nil
 }

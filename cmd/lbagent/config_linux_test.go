@@ -81,6 +81,16 @@ func (c *configured) ids(t *testing.T) string {
 	return fmt.Sprint(ids)
 }
 
+// vlan is what the agent says that it does with VLAN tags.
+func (c *configured) vlan(t *testing.T) string {
+	t.Helper()
+	status, err := c.client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status.VLAN
+}
+
 func TestConfigFileIsTheDesiredStateAtTheStartAndAtSIGHUP(t *testing.T) {
 	c := newConfigured(t, oneService)
 	a := c.start(t)
@@ -88,7 +98,10 @@ func TestConfigFileIsTheDesiredStateAtTheStartAndAtSIGHUP(t *testing.T) {
 		t.Fatalf("services %s", ids)
 	}
 	second := strings.ReplaceAll(strings.ReplaceAll(oneService, "id: 1", "id: 2"), "40.1.1.1", "40.1.1.2")
-	c.write(t, oneService+strings.TrimPrefix(second, "\nservices:\n")+"nat: {minPort: 40000, maxPort: 50000}\n")
+	c.write(t, oneService+strings.TrimPrefix(second, "\nservices:\n")+"vlan: drop\nnat: {minPort: 40000, maxPort: 50000}\n")
+	if vlan := c.vlan(t); vlan != "pass" {
+		t.Errorf("VLAN tags at the start: %s", vlan)
+	}
 	if err := a.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +112,7 @@ func TestConfigFileIsTheDesiredStateAtTheStartAndAtSIGHUP(t *testing.T) {
 			t.Errorf("no terminal, and a line of the log is no JSON: %s", line)
 		}
 	}
+	until(t, "another word on VLAN tags", func() bool { return c.vlan(t) == "drop" })
 	c.write(t, second)
 	until(t, "the first service to go without a signal", func() bool { return c.ids(t) == "[2]" })
 }

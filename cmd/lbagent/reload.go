@@ -19,6 +19,7 @@ func wishOf(c config.Config) server.Wish {
 	return server.Wish{
 		Settings: server.Settings{
 			Lifetimes: d.Lifetimes, NATMin: d.NATMin, NATMax: d.NATMax, EventRate: c.Events.Rate,
+			VLAN:       d.VLAN,
 			DrainAfter: time.Duration(c.Drain.Deadline),
 		},
 		Mode:     c.DefaultMode(),

@@ -63,6 +63,7 @@ func (f *serveFlags) add(flags *pflag.FlagSet) {
 	flags.Uint32Var(&c.Sizes.Backends, "max-backends", 0, "room for backends of all services together (Linux; default what the maps have, at first 16384)")
 	flags.Uint32Var(&c.Sizes.Sources, "max-sources", 0, "room for source ranges of all services together (Linux; default what the maps have, at first 4096)")
 	flags.BoolVar(&c.Generic, "generic", false, "permit XDP's generic mode, which is slow (Linux)")
+	flags.StringVar(&c.VLAN, "vlan", config.Default().VLAN, "frames with a VLAN tag: pass leaves them to the stack, drop counts them as drops")
 	flags.StringVar(&c.Image, "image", "", "native image of the data path, a .sys file (Windows)")
 	flags.StringVar(&c.Profile, "profile", defaultProfile, "who provides the XDP hook: efw-0.21 or xdp (Windows)")
 	flags.StringVar(&f.metrics, "metrics", "", "address and port for Prometheus to scrape, of this machine alone, such as 127.0.0.1:9100 (default none)")
@@ -102,6 +103,7 @@ func (f *serveFlags) override(flags *pflag.FlagSet) (func(*config.Config), error
 		for name, take := range map[string]func(){
 			"device":          func() { c.Interface = set.Interface },
 			"mode":            func() { c.Mode = set.Mode },
+			"vlan":            func() { c.VLAN = set.VLAN },
 			"socket":          func() { c.Socket.Path = set.Socket.Path },
 			"socket-group":    func() { c.Socket.Group = set.Socket.Group },
 			"state":           func() { c.StateFile = set.StateFile },
