@@ -198,37 +198,20 @@ static __always_inline bool forward_error(struct xdp_context *ctx, const struct 
 					  const struct translation *to,
 					  const enum family family)
 {
-	void *data = packet_start(ctx), *end = packet_end(ctx);
-	struct eth_header *eth = data;
-	struct ipv4_header *ip4 = (void *)(eth + 1);
-	struct ipv6_header *ip6 = (void *)(eth + 1);
+	void *end = packet_end(ctx);
+	struct eth_header *eth = packet_start(ctx);
 	struct icmp_header *icmp;
 	__u32 addresses, gained;
 
-	gained = rewrite_quote(data, end, quote, to, family);
+	gained = rewrite_quote(eth, end, quote, to, family);
 	/* Outside, the error goes the way back. */
 	addresses = checksum_delta_address(&outside->saddr, to->daddr, family) +
 		    checksum_delta_address(&outside->daddr, to->saddr, family);
-	if ((void *)ip4 + ip_header_size(family) > end)
+	if (!readdress(eth, end, cfg, to->daddr, to->saddr, addresses, to->next_hop, family))
 		return false;
-	mac_copy(eth->dest, to->next_hop);
-	mac_copy(eth->source, (const __u16 *)cfg->mac);
-	if (family == FAMILY_IPV4) {
-		__u16 ttl_and_proto = ip4->ttl | (__u16)ip4->proto << 8;
-
-		ip4->ttl--;
-		ip4->saddr = to->daddr->word[0];
-		ip4->daddr = to->saddr->word[0];
-		ip4->checksum = checksum_apply(
-			ip4->checksum,
-			addresses + checksum_delta16(ttl_and_proto, ttl_and_proto - 1));
-	} else {
-		ip6->hop_limit--;
-		__builtin_memcpy(&ip6->saddr, to->daddr, sizeof(*to->daddr));
-		__builtin_memcpy(&ip6->daddr, to->saddr, sizeof(*to->saddr));
+	if (family == FAMILY_IPV6)
 		gained += addresses; /* ICMPv6 has a pseudo header */
-	}
-	icmp = (void *)ip4 + l4_offset(packet);
+	icmp = (void *)(eth + 1) + l4_offset(packet);
 	if ((void *)(icmp + 1) > end)
 		return false;
 	icmp->checksum = checksum_apply(icmp->checksum, gained);

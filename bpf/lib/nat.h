@@ -181,6 +181,40 @@ struct translation {
 };
 
 /*
+ * Sends a frame one hop on under other addresses: those, MACs, TTL, the header's
+ * checksum, whose difference by the addresses the caller knows. False when the frame is
+ * not what the parser saw, which cannot be.
+ */
+static __always_inline bool readdress(struct eth_header *eth, void *end,
+				      const struct lb_config *cfg, const struct address *saddr,
+				      const struct address *daddr, __u32 addresses,
+				      const __u16 *next_hop, const enum family family)
+{
+	struct ipv4_header *ip4 = (void *)(eth + 1);
+	struct ipv6_header *ip6 = (void *)(eth + 1);
+
+	if ((void *)ip4 + ip_header_size(family) > end)
+		return false;
+	mac_copy(eth->dest, next_hop);
+	mac_copy(eth->source, (const __u16 *)cfg->mac);
+	if (family == FAMILY_IPV4) {
+		__u16 ttl_and_proto = ip4->ttl | (__u16)ip4->proto << 8;
+
+		ip4->ttl--;
+		ip4->saddr = saddr->word[0];
+		ip4->daddr = daddr->word[0];
+		ip4->checksum = checksum_apply(
+			ip4->checksum,
+			addresses + checksum_delta16(ttl_and_proto, ttl_and_proto - 1));
+	} else {
+		ip6->hop_limit--;
+		__builtin_memcpy(&ip6->saddr, saddr, sizeof(*saddr));
+		__builtin_memcpy(&ip6->daddr, daddr, sizeof(*daddr));
+	}
+	return true;
+}
+
+/*
  * Gives the packet of flow `from` other addresses and ports: those, TTL,
  * checksums, MACs. The checksums' difference is the same in both headers, since
  * TCP's and UDP's pseudo header holds the addresses. False when the packet
@@ -192,36 +226,18 @@ static __always_inline bool nat_rewrite(struct xdp_context *ctx, const struct lb
 {
 	void *end = packet_end(ctx);
 	struct eth_header *eth = packet_start(ctx);
-	struct ipv4_header *ip4 = (void *)(eth + 1);
-	struct ipv6_header *ip6 = (void *)(eth + 1);
 	__u32 addresses = checksum_delta_address(&from->saddr, to->saddr, family) +
 			  checksum_delta_address(&from->daddr, to->daddr, family);
 	__u32 ports = checksum_delta16(from->sport, to->sport) +
 		      checksum_delta16(from->dport, to->dport);
 	void *l4;
 
-	if ((void *)ip4 + ip_header_size(family) > end)
+	if (!readdress(eth, end, cfg, to->saddr, to->daddr, addresses, to->next_hop, family))
 		return false;
-	mac_copy(eth->dest, to->next_hop);
-	mac_copy(eth->source, (const __u16 *)cfg->mac);
-	if (family == FAMILY_IPV4) {
-		__u16 ttl_and_proto = ip4->ttl | (__u16)ip4->proto << 8;
-
-		ip4->ttl--;
-		ip4->saddr = to->saddr->word[0];
-		ip4->daddr = to->daddr->word[0];
-		ip4->checksum = checksum_apply(
-			ip4->checksum,
-			addresses + checksum_delta16(ttl_and_proto, ttl_and_proto - 1));
-	} else {
-		ip6->hop_limit--;
-		__builtin_memcpy(&ip6->saddr, to->saddr, sizeof(*to->saddr));
-		__builtin_memcpy(&ip6->daddr, to->daddr, sizeof(*to->daddr));
-	}
 	if (packet->later_fragment)
 		return true;
 
-	l4 = (void *)ip4 + l4_offset(packet);
+	l4 = (void *)(eth + 1) + l4_offset(packet);
 	if (from->proto == IPPROTO_TCP) {
 		struct tcp_header *tcp = l4;
 
