@@ -72,6 +72,10 @@ func (r *randomTraffic) step() (verdict uint32) {
 	if r.one(3) {
 		frame = mutate(r.random, frame)
 	}
+	if r.one(30) && len(frame) > 14 {
+		tag := pick(r, []byte{0x81, 0, 0, 7}, []byte{0x88, 0xa8, 0, 7})
+		frame = slices.Insert(slices.Clone(frame), 12, tag...)
+	}
 	verdict, out := r.b.send(frame)
 	if verdict == xdpTX {
 		r.got = append(r.got, out)
@@ -273,8 +277,8 @@ func (r *randomTraffic) disturb() {
 			})
 		}
 	case 5:
-		mtu := pick[uint32](r, 1500, 1500, 1400)
-		b.configure(func(c *LBLbConfig) { c.Mtu = mtu })
+		mtu, vlan := pick[uint32](r, 1500, 1500, 1400), pick(r, LBVlanPolicyVLAN_PASS, LBVlanPolicyVLAN_DROP)
+		b.configure(func(c *LBLbConfig) { c.Mtu, c.Vlan = mtu, vlan })
 	}
 }
 
