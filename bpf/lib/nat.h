@@ -132,7 +132,7 @@ static __always_inline enum nat_claim nat_claim(struct way_back *w, const struct
 			return NAT_FOUND;
 		}
 	}
-#pragma unroll
+	LOOP_OF_MANY
 	for (int i = 0; i < NAT_PROBES; i++) {
 		/* A product instead of a remainder, which is dear here: the verifier adds code to each. */
 		w->reply.dport = to_be16((__u16)(low + ((__u64)prandom() * ports >> 32)));

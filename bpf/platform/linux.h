@@ -65,6 +65,12 @@ static __always_inline __u64 coarse_clock_ns(void)
 	return ktime_get_coarse_ns();
 }
 
+/*
+ * A loop as it is, which the verifier follows to its end (5.3): unrolled, it would be
+ * most of its program, and each call that the kernel replaces moves what is behind it.
+ */
+#define LOOP_OF_MANY _Pragma("clang loop unroll(disable)")
+
 /* Cuts the frame to a length. False when it cannot be cut. */
 static __always_inline bool frame_trim(struct xdp_context *ctx, __u64 length)
 {
