@@ -193,14 +193,16 @@ func (b *balancer) changeBackend(id uint32, change func(*LBBackend)) {
 func (b *balancer) serve(id uint32, frontend netip.AddrPort, proto uint8, mode LBLbMode, size uint32, backends ...uint32) {
 	b.t.Helper()
 	table, err := ebpf.NewMap(&ebpf.MapSpec{
-		Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: max(size, 1), Flags: unix.BPF_F_INNER_MAP | unix.BPF_F_MMAPABLE,
+		Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: max(size+1, 2) / 2, Flags: unix.BPF_F_INNER_MAP | unix.BPF_F_MMAPABLE,
 	})
 	must(b.t, err)
 	defer table.Close()
-	for slot := range size {
-		if len(backends) > 0 {
-			must(b.t, table.Put(slot, backends[int(slot)%len(backends)]))
+	for slot := uint32(0); slot < size && len(backends) > 0; slot += 2 {
+		pair := uint64(backends[int(slot)%len(backends)])
+		if slot+1 < size {
+			pair |= uint64(backends[int(slot+1)%len(backends)]) << 32
 		}
+		must(b.t, table.Put(slot/2, pair))
 	}
 	for _, n := range backends {
 		must(b.t, b.objects.Backends.Put(n, backend(n, id, frontend.Addr().Is6())))

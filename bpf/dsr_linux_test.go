@@ -161,7 +161,7 @@ func TestANewFlowWithoutABackendIsDropped(t *testing.T) {
 				return err
 			}
 			defer inner.Close()
-			return inner.Put(uint32(0), uint32(1<<20))
+			return inner.Put(uint32(0), uint64(3)<<32|1<<20)
 		}},
 		"the backend was deleted": {"no_backend", func(b *balancer) error { return b.objects.Backends.Put(uint32(3), LBBackend{}) }},
 		"the backend's MAC is not known": {"no_neighbour", func(b *balancer) error {

@@ -96,7 +96,7 @@ func mirrorOf(t testing.TB, o *LBObjects) *mirror {
 	}
 	m := &mirror{objects: o, maps: mirroredMaps(o), ring: viewRing(t, o.Events), maglev: map[uint32][]uint32{}}
 	// An image for larger Maglev tables is compiled with another template.
-	sizes := map[string]uint32{"maglev": o.Maglev.MaxEntries(), "maglev.": 131071}
+	sizes := map[string]uint32{"maglev": o.Maglev.MaxEntries(), "maglev.": 131072 / 2}
 	for _, mapped := range m.maps {
 		sizes[mapped.name] = mapped.kernel.MaxEntries()
 		if mapped.lru {

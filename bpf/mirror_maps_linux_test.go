@@ -270,23 +270,29 @@ func (w *windows) carryTable(t testing.TB, slot uint32, table []uint32) {
 		w.inner[slot] = made
 	}
 	must(t, w.tables[LBMapMaglev].UpdateMap(binary.NativeEndian.AppendUint32(nil, slot), w.inner[slot], winvm.Any))
-	var index, value [4]byte
-	for i, backend := range table {
-		binary.NativeEndian.PutUint32(index[:], uint32(i))
-		binary.NativeEndian.PutUint32(value[:], backend)
-		if err := w.inner[slot].Update(index[:], value[:], winvm.Any); err != nil {
+	var index [4]byte
+	var pair [8]byte
+	for i := 0; i < len(table); i += 2 {
+		binary.NativeEndian.PutUint32(index[:], uint32(i/2))
+		binary.NativeEndian.PutUint32(pair[:], table[i])
+		binary.NativeEndian.PutUint32(pair[4:], table[i+1])
+		if err := w.inner[slot].Update(index[:], pair[:], winvm.Any); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func readTable(t testing.TB, inner *ebpf.Map) []uint32 {
+// readTable returns all slots that there is room for, one more than a table has.
+func readTable(t testing.TB, inner *ebpf.Map) (slots []uint32) {
 	t.Helper()
-	keys, values := make([]uint32, inner.MaxEntries()), make([]uint32, inner.MaxEntries())
+	keys, values := make([]uint32, inner.MaxEntries()), make([]uint64, inner.MaxEntries())
 	var cursor ebpf.MapBatchCursor
 	n, err := inner.BatchLookup(&cursor, keys, values, nil)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		t.Fatal(err)
 	}
-	return values[:n]
+	for _, pair := range values[:n] {
+		slots = append(slots, uint32(pair), uint32(pair>>32))
+	}
+	return slots
 }

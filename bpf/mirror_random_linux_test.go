@@ -111,7 +111,8 @@ func (m *mirror) table(t testing.TB, events [][]byte) (c chosen) {
 		return chosen{}
 	}
 	defer inner.Close()
-	c.slots = readTable(t, inner)
+	slots := readTable(t, inner)
+	c.slots = slots[:len(slots)-1] // their number is odd
 	return c
 }
 

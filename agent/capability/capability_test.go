@@ -57,7 +57,7 @@ func TestSizesOfTheTableAreTheMaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSizes(t, Linux, func(name string) uint32 { return spec.Maps[name].MaxEntries })
-	if inner := spec.Maps[bpf.LBMapMaglev].InnerMap; inner == nil || inner.MaxEntries != MaglevSlots {
+	if inner := spec.Maps[bpf.LBMapMaglev].InnerMap; inner == nil || inner.MaxEntries != (MaglevSlots+1)/2 {
 		t.Errorf("a Maglev table is %+v", inner)
 	}
 	for _, p := range []Profile{EFW021, XDP} {
@@ -70,7 +70,7 @@ func TestSizesOfTheTableAreTheMaps(t *testing.T) {
 			its[m.Name()] = m.MapSpec
 		}
 		wantSizes(t, p, func(name string) uint32 { return its[name].MaxEntries })
-		if inner := its[bpf.LBMapMaglev].Inner; inner == nil || inner.MaxEntries != MaglevSlots {
+		if inner := its[bpf.LBMapMaglev].Inner; inner == nil || inner.MaxEntries != (MaglevSlots+1)/2 {
 			t.Errorf("%s: a Maglev table is %+v", p, inner)
 		}
 	}

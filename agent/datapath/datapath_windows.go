@@ -67,7 +67,7 @@ func Load(options Options) (Datapath, error) {
 	if err := checkRequirements(options.Requirements); err != nil {
 		return nil, err
 	}
-	table := ebpf.MapSpec{Type: ebpf.WindowsArray, KeySize: 4, ValueSize: 4}
+	table := ebpf.MapSpec{Type: ebpf.WindowsArray, KeySize: 4, ValueSize: 8}
 	byName, err := pinnedMaps(options.PinDir)
 	if err != nil {
 		return nil, err

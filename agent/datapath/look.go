@@ -62,11 +62,12 @@ func (m *Maps) TableSlot(slot, index uint32) (backend uint32, err error) {
 		return 0, fmt.Errorf("read slot %d of the map maglev: %w", slot, err)
 	}
 	defer inner.Close()
-	err = inner.Lookup(index, &backend)
+	var pair uint64
+	err = inner.Lookup(index/2, &pair)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return 0, nil
 	}
-	return backend, explain(fmt.Sprintf("read index %d of the Maglev table of slot %d", index, slot), err)
+	return uint32(pair >> (index % 2 * 32)), explain(fmt.Sprintf("read index %d of the Maglev table of slot %d", index, slot), err)
 }
 
 // SourceAllowed says whether the ranges of a slot have an address in them.

@@ -21,10 +21,11 @@ type window struct {
 }
 
 // write fills an array that no program has yet; done is false when it is not of that kind.
-func (w *window) write(array *ebpf.Map, values []uint32) (done bool, err error) {
+func (w *window) write(array *ebpf.Map, table []uint32) (done bool, err error) {
 	page := os.Getpagesize()
-	length := uintptr((8*len(values) + page - 1) / page * page)
-	if array.Flags()&unix.BPF_F_MMAPABLE == 0 || len(values) == 0 || length > windowSize {
+	// A value is two slots, in the 8 bytes that arrays round values up to (array_map_alloc).
+	length := uintptr((8*((len(table)+1)/2) + page - 1) / page * page)
+	if array.Flags()&unix.BPF_F_MMAPABLE == 0 || len(table) == 0 || length > windowSize {
 		return false, nil
 	}
 	if w.used+length > windowSize {
@@ -44,11 +45,7 @@ func (w *window) write(array *ebpf.Map, values []uint32) (done bool, err error) 
 		return false, fmt.Errorf("map its memory: %w", err)
 	}
 	w.used += length
-	// Each value has 8 bytes: arrays round their sizes up (array_map_alloc).
-	words := unsafe.Slice((*uint32)(memory), 2*len(values))
-	for i, v := range values {
-		words[2*i] = v
-	}
+	copy(unsafe.Slice((*uint32)(memory), len(table)), table)
 	return true, nil
 }
 

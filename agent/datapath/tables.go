@@ -34,11 +34,15 @@ func (m *Maps) Table(slot uint32) ([]uint32, error) {
 		return nil, fmt.Errorf("read slot %d of the map maglev: %w", slot, err)
 	}
 	defer inner.Close()
-	table, err := readArray[uint32](inner)
+	pairs, err := readArray[uint64](inner)
 	if err != nil {
 		return nil, fmt.Errorf("read the Maglev table of slot %d: %w", slot, err)
 	}
-	return table, nil
+	table := make([]uint32, 0, 2*len(pairs))
+	for _, pair := range pairs {
+		table = append(table, uint32(pair), uint32(pair>>32))
+	}
+	return table[:len(table)-1], nil // all sizes are odd
 }
 
 // PutTable writes a table of backend ids whole and then puts it in the place
@@ -131,7 +135,7 @@ func (m *Maps) putTables(slots []uint32, tables map[uint32][]uint32) (err error)
 
 func (m *Maps) newTable(w *window, table []uint32) (*ebpf.Map, error) {
 	spec := m.table
-	spec.MaxEntries = uint32(len(table))
+	spec.MaxEntries = uint32(len(table)+1) / 2
 	inner, err := ebpf.NewMap(&spec)
 	if err != nil {
 		return nil, fmt.Errorf("create a Maglev table of %d slots: %w", len(table), err)
@@ -153,26 +157,27 @@ func (m *Maps) DeleteTable(slot uint32) error {
 	return m.keeper.remove(slot, remove)
 }
 
-// writeTable fills an array map: as memory where the map can be that, else with one
-// system call where there are batches, else one by one.
-func writeTable(w *window, array *ebpf.Map, values []uint32) error {
-	if done, err := w.write(array, values); done || err != nil {
+// writeTable fills an array map with a table's pairs of slots: as memory where the map
+// can be that, else with one system call where there are batches, else one by one.
+func writeTable(w *window, array *ebpf.Map, table []uint32) error {
+	if done, err := w.write(array, table); done || err != nil {
 		return err
 	}
-	keys := make([]uint32, len(values))
-	for i := range keys {
-		keys[i] = uint32(i)
+	keys, pairs := make([]uint32, (len(table)+1)/2), make([]uint64, (len(table)+1)/2)
+	for i, id := range table {
+		keys[i/2] = uint32(i / 2)
+		pairs[i/2] |= uint64(id) << (i % 2 * 32)
 	}
-	n, err := array.BatchUpdate(keys, values, nil)
-	if err == nil && n == len(values) {
+	n, err := array.BatchUpdate(keys, pairs, nil)
+	if err == nil && n == len(pairs) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
 		return fmt.Errorf("batch update: %w", err)
 	}
-	for i, v := range values {
-		if err := array.Put(uint32(i), v); err != nil {
-			return fmt.Errorf("slot %d: %w", i, err)
+	for i, pair := range pairs {
+		if err := array.Put(uint32(i), pair); err != nil {
+			return fmt.Errorf("slots %d and the next: %w", 2*i, err)
 		}
 	}
 	return nil

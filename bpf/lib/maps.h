@@ -68,15 +68,17 @@ struct {
 } backends SEC(".maps");
 
 /*
- * service.slot -> that service's Maglev table. Replacing the inner map is one
- * write, so a packet sees the old table or the new one, never a mixture.
+ * service.slot -> that service's Maglev table, two slots of it in a value, the even one
+ * in the lower half: Linux gives each value of an array 8 bytes, filled or not.
+ * Replacing the inner map is one write, so a packet sees the old table or the new
+ * one, never a mixture.
  */
 struct maglev_table {
 	__uint(type, MAP_ARRAY);
-	__uint(max_entries, MAGLEV_TABLE_SIZE);
+	__uint(max_entries, (MAGLEV_TABLE_SIZE + 1) / 2);
 	MAP_OF_ANY_SIZE
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 };
 
 struct {

@@ -134,7 +134,7 @@ static __always_inline enum nat_claim nat_claim(struct way_back *w, const struct
 	}
 	LOOP_OF_MANY
 	for (int i = 0; i < NAT_PROBES; i++) {
-		/* A product instead of a remainder, which is dear here: the verifier adds code to each. */
+		/* A product instead of a remainder: that costs a division, and code for a divisor of 0. */
 		w->reply.dport = to_be16((__u16)(low + ((__u64)prandom() * ports >> 32)));
 		if (nat_enter(w, family))
 			return NAT_ENTERED;

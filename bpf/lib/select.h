@@ -104,8 +104,8 @@ static __always_inline __u32 select_by_table(const struct service *service,
 {
 	__u32 slot = service->slot;
 	__u32 size = service->table_size;
-	__u32 index;
-	__u32 *id;
+	__u32 index, half;
+	__u64 *pair;
 	void *table;
 
 	if (!size)
@@ -117,8 +117,11 @@ static __always_inline __u32 select_by_table(const struct service *service,
 		index = prandom() % size;
 	else
 		index = flow_hash(flow, service->flags & SERVICE_AFFINITY, family) % size;
-	id = map_lookup(table, &index);
-	return id ? *id : 0;
+	half = index / 2;
+	pair = map_lookup(table, &half);
+	if (!pair)
+		return 0;
+	return index & 1 ? *pair >> 32 : *pair;
 }
 
 /*
