@@ -58,6 +58,8 @@ type Trace struct {
 	NATPort uint16 `json:"natPort,omitempty"`
 	// Client is where a reply goes.
 	Client netip.AddrPort `json:"client,omitzero"`
+	// TableUnread says that the agent may not read Maglev tables, and has answered by the one that it wrote.
+	TableUnread bool `json:"tableUnread,omitempty"`
 	// Steps say it in words, in the order in which the data path looks.
 	Steps []string `json:"steps"`
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"runtime"
@@ -119,7 +120,28 @@ func (s *Server) Trace(_ context.Context, p api.TracePacket) (api.Trace, error) 
 		return api.Trace{}, err
 	}
 	defer release()
-	return trace.Run(s.datapath.Maps(), p, datapath.Clock())
+	tables := &traceTables{Maps: s.datapath.Maps(), written: s.services.WrittenSlot}
+	t, err := trace.Run(tables, p, datapath.Clock())
+	t.TableUnread = tables.unread
+	return t, err
+}
+
+// traceTables are the maps, and in the place of Maglev tables that the process may not read, which takes
+// CAP_SYS_ADMIN, those that it wrote.
+type traceTables struct {
+	*datapath.Maps
+	written func(slot, index uint32) (backend uint32, err error)
+	unread  bool
+}
+
+// TableSlot is trace.Tables'.
+func (t *traceTables) TableSlot(slot, index uint32) (backend uint32, err error) {
+	backend, err = t.Maps.TableSlot(slot, index)
+	if errors.Is(err, fs.ErrPermission) {
+		t.unread = true
+		return t.written(slot, index)
+	}
+	return backend, err
 }
 
 // Health says what the checks know of the backends.

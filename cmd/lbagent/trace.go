@@ -82,4 +82,7 @@ func traceRows(t *table, trace api.Trace) {
 		}
 	}
 	t.row(verdict)
+	if trace.TableUnread {
+		t.row("note: by the Maglev table as the agent wrote it: it would need CAP_SYS_ADMIN to read the map's")
+	}
 }
