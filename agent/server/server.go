@@ -360,6 +360,7 @@ func (s *Server) checkSurroundings(d device.Device) {
 	if a, err := s.datapath.Attachment(); err == nil && a.Mode == "generic" {
 		s.warn(fmt.Sprintf("%s runs in XDP's generic mode, which is slow and sees packets above the MTU: switch GRO and LRO off", d.Name))
 	}
+	s.warnOfChecks()
 }
 
 // step prints one step of the start and keeps it for Status.
