@@ -61,9 +61,12 @@ func (s *Server) Events(ctx context.Context, q api.EventQuery, send func(api.Eve
 			return ctx.Err()
 		case e, open := <-subscription.C:
 			if !open {
-				return nil
+				return subscription.Err()
 			}
 			event, err := s.describeEvent(e)
+			if errors.Is(err, errUnloaded) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -72,7 +75,11 @@ func (s *Server) Events(ctx context.Context, q api.EventQuery, send func(api.Eve
 			}
 		case <-ticker.C:
 			var loss api.EventLoss
-			if loss.Suppressed, loss.Lost, loss.Missed, err = subscription.Loss(); err != nil {
+			loss.Suppressed, loss.Lost, loss.Missed, err = subscription.Loss()
+			if errors.Is(err, events.ErrClosed) {
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 			if loss == told {
@@ -99,7 +106,7 @@ func (s *Server) describeEvent(e datapath.Event) (api.FlowEvent, error) {
 	}
 	release, err := s.use()
 	if err != nil {
-		return event, err
+		return event, fmt.Errorf("%w: %w", errUnloaded, err)
 	}
 	defer release()
 	b, there, err := s.datapath.Maps().Backend(e.BackendID)
