@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"l4lab/agent/api"
 )
@@ -55,17 +54,6 @@ func (c *configured) start(t *testing.T, more ...string) *agent {
 		t.Fatalf("the agent ended: %v\n%s\n%s", <-a.ended, strings.Join(a.steps, "\n"), a.stderr)
 	}
 	return a
-}
-
-// until waits for something that a process does by itself.
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if is() {
-			return
-		}
-	}
-	t.Fatalf("waited for %s", what)
 }
 
 func (c *configured) ids(t *testing.T) string {
