@@ -64,3 +64,10 @@ func TestConsoleCompletes(t *testing.T) {
 		}
 	}
 }
+
+func TestConsoleSaysWhereTheCommandsAreListed(t *testing.T) {
+	code, _, errOut := newSession(t).run(t, "status\nbogus\n", "console", "--socket", "%SOCKET")
+	if code != 2 || !strings.Contains(errOut, `line 2: unknown command "bogus"; help lists them`) {
+		t.Errorf("exit code %d: %s", code, errOut)
+	}
+}

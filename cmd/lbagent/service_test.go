@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"l4lab/agent/api"
 )
 
 func TestCommandsAskTheAgentInTheDemosWords(t *testing.T) {
@@ -91,5 +93,38 @@ func TestDescribeShowsAllOfAService(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in %q", want, text)
 		}
+	}
+}
+
+func TestFlagsSayAllOfAHealthCheck(t *testing.T) {
+	s := newSession(t)
+	if code, _, errOut := s.run(t, "", strings.Fields("service update --frontend 40.1.1.1:80 --backends 20.1.1.10:80 --id 6 --check http --check-via vip --check-port 8080 "+
+		"--check-path /healthz --check-status 204 --check-interval 2s --check-timeout 500ms --check-rise 1 --check-fall 5 --socket %SOCKET")...); code != 0 {
+		t.Fatal(errOut)
+	}
+	want := api.HealthCheck{Type: "http", Via: "vip", Port: 8080, Path: "/healthz", Status: 204, Interval: api.Duration(2 * time.Second),
+		Timeout: api.Duration(500 * time.Millisecond), Rise: 1, Fall: 5}
+	got := s.agent.services[0].HealthCheck
+	if got == nil || *got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	const text = "http via vip, port 8080, path /healthz, status 204, every 2s, timeout 500ms, rise 1, fall 5"
+	if said := describeCheck(want); said != text {
+		t.Errorf("it is described as %q, want %q", said, text)
+	}
+}
+
+func TestSocketIsNamedByTheEnvironmentWhereNoFlagNamesIt(t *testing.T) {
+	s := newSession(t)
+	t.Setenv(socketVariable, s.socket)
+	if code, out, errOut := s.run(t, "", "status"); code != 0 || !strings.Contains(out, "pid 42") {
+		t.Errorf("exit code %d: %s%s", code, out, errOut)
+	}
+	if code, out, errOut := s.run(t, "status\n", "console"); code != 0 || !strings.Contains(out, "pid 42") {
+		t.Errorf("in the console: exit code %d: %s%s", code, out, errOut)
+	}
+	t.Setenv(socketVariable, "/nonexistent/agent.sock")
+	if code, _, errOut := s.run(t, "", "status", "--socket", "%SOCKET"); code != 0 {
+		t.Errorf("a flag has the last word: exit code %d: %s", code, errOut)
 	}
 }

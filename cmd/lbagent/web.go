@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -37,7 +38,7 @@ one line a request.`,
 			var err error
 			if address != "" {
 				if options.Address, err = netip.ParseAddr(address); err != nil {
-					return &web.OptionError{Option: "address", Message: err.Error()}
+					return &web.OptionError{Option: "address", Message: fmt.Sprintf("%q is no address", address)}
 				}
 			}
 			options.Log = slog.New(slog.NewTextHandler(cmd.OutOrStdout(), nil))
