@@ -55,7 +55,7 @@ one line a request.`,
 	flags.StringVar(&options.Name, "name", "", "name of this backend")
 	flags.StringVar(&address, "address", "", "address of this backend, as the page shows it")
 	flags.StringVar(&options.OS, "os", "", "operating system, as the page shows it")
-	flags.StringSliceVar(&options.TCP, "tcp", nil, "addresses to serve HTTP on, [ADDRESS]:PORT")
-	flags.StringSliceVar(&options.UDP, "udp", nil, "addresses to answer datagrams on, [ADDRESS]:PORT")
+	flags.StringSliceVar(&options.TCP, "tcp", nil, "addresses to serve HTTP on, [ADDRESS]:PORT; without an address, all of both families")
+	flags.StringSliceVar(&options.UDP, "udp", nil, "addresses to answer datagrams on, as --tcp")
 	return cmd
 }
