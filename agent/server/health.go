@@ -99,13 +99,14 @@ func (s *Server) canCheckIn(mode string, id uint32) error {
 	return nil
 }
 
-// warnOfChecks says which services of before an agent has taken up though it cannot check them.
-func (s *Server) warnOfChecks() {
+// unchecked says which services of before an agent has taken up though it cannot check them.
+func (s *Server) unchecked() (warnings []string) {
 	for _, has := range s.services.Services() {
 		if err := s.canCheck(has, ""); err != nil {
-			s.warn(fmt.Sprintf("the backends of service %d are not checked: %s", has.ID, err))
+			warnings = append(warnings, fmt.Sprintf("the backends of service %d are not checked: %s", has.ID, err))
 		}
 	}
+	return warnings
 }
 
 // canCheck refuses a service, whose mode is filled in, whose checks this machine could never make: its

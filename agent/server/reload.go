@@ -80,8 +80,11 @@ func (s *Server) reload(ctx context.Context, wish Wish) error {
 	if err != nil {
 		return fmt.Errorf("the services are as desired, the settings are not: %w", err)
 	}
-	if warning := portOverlap(now.NATMin, now.NATMax); warning != "" && (wish.NATMin != was.NATMin || wish.NATMax != was.NATMax) {
-		s.warn(warning)
+	if wish.NATMin == was.NATMin && wish.NATMax == was.NATMax {
+		return nil
+	}
+	if warning := portOverlap(now.NATMin, now.NATMax); warning != "" {
+		s.options.Log.Warn(warning)
 	}
 	return nil
 }

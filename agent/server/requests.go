@@ -39,6 +39,7 @@ func (s *Server) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
+	warnings := s.surroundings()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return api.Status{
@@ -58,7 +59,7 @@ func (s *Server) Status(context.Context) (api.Status, error) {
 		ProgramID:  attached.ProgramID,
 		TookOver:   s.datapath.TookOver(),
 		Steps:      slices.Clone(s.steps),
-		Warnings:   slices.Clone(s.warnings),
+		Warnings:   slices.Concat(s.warnings, warnings),
 	}, nil
 }
 

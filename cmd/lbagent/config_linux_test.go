@@ -81,6 +81,7 @@ func TestConfigFileIsTheDesiredStateAtTheStartAndAtSIGHUP(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the second service", func() bool { return c.ids(t) == "[1 2]" })
+	c.wantOverlap(t, true)
 	until(t, "a word in the log", func() bool { return strings.Contains(a.stderr.String(), `"msg":"the config file is in place"`) })
 	for _, line := range strings.Split(strings.TrimSpace(a.stderr.String()), "\n") {
 		if !json.Valid([]byte(line)) {
@@ -89,6 +90,20 @@ func TestConfigFileIsTheDesiredStateAtTheStartAndAtSIGHUP(t *testing.T) {
 	}
 	c.write(t, second)
 	until(t, "the first service to go without a signal", func() bool { return c.ids(t) == "[2]" })
+	c.write(t, second+"nat: {minPort: 61000, maxPort: 65535}\n") // beyond Linux' own, 32768 to 60999
+	c.wantOverlap(t, false)
+}
+
+// wantOverlap waits until status warns of SNAT's ports, or does not any more.
+func (c *configured) wantOverlap(t *testing.T, want bool) {
+	t.Helper()
+	until(t, fmt.Sprintf("a warning of SNAT's ports to be there: %t", want), func() bool {
+		s, err := c.client.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(strings.Join(s.Warnings, "\n"), "replies may go astray") == want
+	})
 }
 
 func TestBadConfigFileChangesNothingAndIsLoggedWithAllFaults(t *testing.T) {
