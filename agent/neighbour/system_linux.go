@@ -164,17 +164,17 @@ func (s system) isSet(nextHop netip.Addr) (bool, error) {
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
+	var n *netlink.Neigh
+	if err == nil && len(answers) != 1 {
+		err = fmt.Errorf("%d answers", len(answers))
+	}
+	if err == nil {
+		n, err = netlink.NeighDeserialize(answers[0])
+	}
 	if err != nil {
 		return false, fmt.Errorf("read the neighbour %s of interface %d: %w", nextHop, s.index, err)
 	}
-	for _, answer := range answers {
-		n, err := netlink.NeighDeserialize(answer)
-		if err != nil {
-			return false, fmt.Errorf("read the neighbour %s of interface %d: %w", nextHop, s.index, err)
-		}
-		return n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0, nil
-	}
-	return false, nil
+	return n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP) != 0, nil
 }
 
 // resyncDelay gathers changes of routes and addresses, which come in bursts.
