@@ -190,7 +190,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.datapath.TookOver() {
 		// Connections to backends that an earlier agent removed, perhaps just before it
 		// died, must not come to whoever gets those backends' ids.
-		if _, err := sweeper.Sweep(); err != nil {
+		if _, err := sweeper.Sweep(ctx); err != nil {
 			return fmt.Errorf("sweep the connections of before: %w", err)
 		}
 	}
