@@ -283,6 +283,7 @@ func TestHandlerRefuses(t *testing.T) {
 		{"a body that is too large", "PUT", "/v1/services/1", `{"mode":"` + strings.Repeat("x", maxBody) + `"}`, 413, "larger than"},
 		{"an address in the path that does not parse", "PUT", "/v1/neighbours/20.1.1", "", 400, `"field":"address"`},
 		{"a body where none belongs", "POST", "/v1/unload", "{}", 400, "takes no body"},
+		{"a body of what is deleted", "DELETE", "/v1/services/1", `{"revision": 3}`, 400, "takes no body"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			agent := &fakeAgent{}

@@ -83,7 +83,10 @@ func Handler(a Agent) http.Handler {
 		http.MethodPut: withID(func(w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
 			return putService(a, w, r, id)
 		}),
-		http.MethodDelete: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+		http.MethodDelete: withID(func(w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+			if err := noBody(w, r); err != nil {
+				return nil, err
+			}
 			return nil, a.DeleteService(r.Context(), id)
 		}),
 	})
