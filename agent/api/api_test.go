@@ -283,6 +283,7 @@ func TestHandlerRefuses(t *testing.T) {
 		{"a body that is too large", "PUT", "/v1/services/1", `{"mode":"` + strings.Repeat("x", maxBody) + `"}`, 413, "larger than"},
 		{"an address in the path that does not parse", "PUT", "/v1/neighbours/20.1.1", "", 400, `"field":"address"`},
 		{"a body where none belongs", "POST", "/v1/unload", "{}", 400, "takes no body"},
+		{"a body of what is deleted", "DELETE", "/v1/services/1", `{"revision": 3}`, 400, "takes no body"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			agent := &fakeAgent{}
@@ -399,4 +400,50 @@ func FuzzServiceBody(f *testing.F) {
 			t.Errorf("%q got %d %s", body, answer.Code, answer.Body)
 		}
 	})
+}
+
+func TestPathsThatAreNotCleanAreNoRedirects(t *testing.T) {
+	for _, target := range []string{"/v1//services", "/v1/./services", "/v1/../v1/services", "//v1/services", "/v1/services/"} {
+		w := httptest.NewRecorder()
+		Handler(&fakeAgent{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://lbagent"+target, nil))
+		var refusal Error
+		if err := json.Unmarshal(w.Body.Bytes(), &refusal); w.Code != http.StatusNotFound || err != nil || refusal.Message == "" {
+			t.Errorf("%s: got %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+func TestServiceWithoutBackendsIsTheAgentsToJudge(t *testing.T) {
+	agent := &fakeAgent{}
+	if _, err := serve(t, agent).PutService(t.Context(), Service{ID: 1, Frontend: netip.MustParseAddrPort("40.1.1.1:80")}); err != nil {
+		t.Errorf("refused before the agent saw it: %v", err)
+	}
+}
+
+// deadlines notes until when answers may be written.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set []time.Time
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.set = append(d.set, t)
+	return nil
+}
+
+func TestAnswersDoNotWaitForEverForTheirReaders(t *testing.T) {
+	for name, request := range map[string]*http.Request{
+		"an answer":              httptest.NewRequest(http.MethodGet, "/v1/connections", nil),
+		"an answer without body": httptest.NewRequest(http.MethodDelete, "/v1/services/1", nil),
+		"a refusal":              httptest.NewRequest(http.MethodGet, "/v1/nothing", nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+			before := time.Now()
+			Handler(&fakeAgent{}).ServeHTTP(w, request)
+			if len(w.set) == 0 || w.set[0].Before(before.Add(answerPatience)) {
+				t.Errorf("deadlines %v", w.set)
+			}
+		})
+	}
 }

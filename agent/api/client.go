@@ -79,6 +79,9 @@ func (c *Client) Service(ctx context.Context, id uint32) (Service, error) {
 // PutService creates or replaces the service s.ID and returns it with the
 // defaults filled in. When it returns, the data path has it.
 func (c *Client) PutService(ctx context.Context, s Service) (Service, error) {
+	if s.Backends == nil {
+		s.Backends = []Backend{} // null would be refused for being null
+	}
 	var stored Service
 	err := c.do(ctx, http.MethodPut, servicePath(s.ID), s, &stored)
 	return stored, err

@@ -55,10 +55,12 @@ type EventLoss struct {
 }
 
 // EventMessage is one line of GET /v1/events: an event, or what was lost so far,
-// which comes first of all and whenever it grows.
+// which comes first of all and whenever it grows. The last line is an error where the events ended by one;
+// Client.Events returns it.
 type EventMessage struct {
 	Event *FlowEvent `json:"event,omitempty"`
 	Loss  *EventLoss `json:"loss,omitempty"`
+	Error *Error     `json:"error,omitempty"`
 }
 
 // EventQuery says which events are wanted.
@@ -174,6 +176,10 @@ func serveEvents(a Agent, w http.ResponseWriter, r *http.Request) {
 	})
 	if err != nil && !begun {
 		writeError(w, err)
+		return
+	}
+	if err != nil && r.Context().Err() == nil { // nobody reads it where it was the client that went
+		_ = encoder.Encode(EventMessage{Error: &Error{Message: err.Error()}})
 	}
 }
 
@@ -206,6 +212,9 @@ func (c *Client) Events(ctx context.Context, q EventQuery, send func(EventMessag
 			return nil // the agent ended
 		case err != nil:
 			return fmt.Errorf("read the events of %s: %w", c.where, err)
+		}
+		if m.Error != nil {
+			return m.Error
 		}
 		if err := send(m); err != nil {
 			return err

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // MaxServiceID is the largest number that a service can have: 2^31.
@@ -56,6 +58,7 @@ type Agent interface {
 type answerer func(w http.ResponseWriter, r *http.Request) (any, error)
 
 // Handler serves a under /v1. Bodies are strict JSON of at most 4 MiB, that of all services of 64 MiB.
+// An answer that its client does not take ends after answerPatience.
 func Handler(a Agent) http.Handler {
 	mux := http.NewServeMux()
 	route(mux, "/v1/status", map[string]answerer{
@@ -80,7 +83,10 @@ func Handler(a Agent) http.Handler {
 		http.MethodPut: withID(func(w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
 			return putService(a, w, r, id)
 		}),
-		http.MethodDelete: withID(func(_ http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+		http.MethodDelete: withID(func(w http.ResponseWriter, r *http.Request, id uint32) (any, error) {
+			if err := noBody(w, r); err != nil {
+				return nil, err
+			}
 			return nil, a.DeleteService(r.Context(), id)
 		}),
 	})
@@ -127,14 +133,24 @@ func Handler(a Agent) http.Handler {
 		},
 	})
 	observe(mux, a)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, &Error{Message: "no such path: " + r.URL.Path, Code: http.StatusNotFound})
+	mux.HandleFunc("/", noPath)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux would answer /v1//services with a redirect, which is no *Error.
+		if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
+			noPath(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
 	})
-	return mux
 }
 
-// route serves one path; a method that is not listed gets 405 and the list.
-func route(mux *http.ServeMux, path string, methods map[string]answerer) {
+func noPath(w http.ResponseWriter, r *http.Request) {
+	writeError(w, &Error{Message: "no such path: " + r.URL.Path, Code: http.StatusNotFound})
+}
+
+// route serves one path; a method that is not listed gets 405 and the list, and a query whose name is not
+// among these 400.
+func route(mux *http.ServeMux, path string, methods map[string]answerer, queries ...string) {
 	allowed := make([]string, 0, len(methods))
 	for m := range methods {
 		allowed = append(allowed, m)
@@ -149,6 +165,10 @@ func route(mux *http.ServeMux, path string, methods map[string]answerer) {
 				Message: fmt.Sprintf("%s is not possible on %s, only %s", r.Method, r.URL.Path, allow),
 				Code:    http.StatusMethodNotAllowed,
 			})
+			return
+		}
+		if err := knownQuery(r.URL.Query(), queries...); err != nil {
+			writeError(w, err)
 			return
 		}
 		v, err := answer(w, r)
@@ -207,9 +227,10 @@ func refreshNeighbour(a Agent, w http.ResponseWriter, r *http.Request) (any, err
 	if err := noBody(w, r); err != nil {
 		return nil, err
 	}
-	address, err := netip.ParseAddr(r.PathValue("address"))
+	text := r.PathValue("address")
+	address, err := netip.ParseAddr(text)
 	if err != nil {
-		return nil, &Error{Field: "address", Message: err.Error(), Code: http.StatusBadRequest}
+		return nil, &Error{Field: "address", Message: fmt.Sprintf("%q is no address", text), Code: http.StatusBadRequest}
 	}
 	return a.RefreshNeighbour(r.Context(), address)
 }
@@ -235,7 +256,12 @@ func writeError(w http.ResponseWriter, err error) {
 	writeJSON(w, code, refusal)
 }
 
+// answerPatience is how long an answer may take to get into its client's socket: one that does not
+// read must not hold tens of MiB of it for ever.
+const answerPatience = 30 * time.Second
+
 func writeJSON(w http.ResponseWriter, code int, v any) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerPatience))
 	if v == nil {
 		w.WriteHeader(http.StatusNoContent)
 		return

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -33,6 +34,9 @@ func ListenGroup(path, group string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	lock, err := lockFile(path + ".lock")
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("the directory %s is not there: make it or choose another --socket", filepath.Dir(path))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}

@@ -31,7 +31,7 @@ func observe(mux *http.ServeMux, a Agent) {
 			}
 			return a.Trace(r.Context(), p)
 		},
-	})
+	}, "proto", "from", "to", "flags", "length", "mayFragment")
 	route(mux, "/v1/health", map[string]answerer{
 		http.MethodGet: func(_ http.ResponseWriter, r *http.Request) (any, error) { return list(a.Health(r.Context())) },
 	})

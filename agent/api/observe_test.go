@@ -79,6 +79,16 @@ func TestEventsOfAnAgentThatFailsAreItsError(t *testing.T) {
 	}
 }
 
+// Else a listener would take it for the agent's end.
+func TestEventsThatEndByAnErrorSaySo(t *testing.T) {
+	got := 0
+	err := serve(t, &fakeAgent{}).Events(t.Context(), EventQuery{Rate: breaking}, func(EventMessage) error { got++; return nil })
+	var refusal *Error
+	if !errors.As(err, &refusal) || refusal.Message != "the ring broke" || got != 2 {
+		t.Errorf("got %d messages and %v", got, err)
+	}
+}
+
 func TestWrongQueriesAreRefusedWithTheirField(t *testing.T) {
 	for _, c := range []struct {
 		name, method, target, field string
@@ -89,6 +99,7 @@ func TestWrongQueriesAreRefusedWithTheirField(t *testing.T) {
 		{"a rate of 0", "GET", "/v1/events?rate=0", "rate", 400},
 		{"an unknown parameter", "GET", "/v1/events?kinds=new", "kinds", 400},
 		{"a parameter given twice", "GET", "/v1/events?rate=1&rate=2", "rate", 400},
+		{"a parameter of a path that has none", "GET", "/v1/services?id=1", "id", 400},
 		{"events that are put", "PUT", "/v1/events", "", 405},
 		{"a trace without a protocol", "GET", "/v1/trace?from=1.1.1.1:1&to=2.2.2.2:2", "proto", 400},
 		{"a trace from nowhere", "GET", "/v1/trace?proto=tcp&to=2.2.2.2:2", "from", 400},
@@ -128,11 +139,17 @@ func (f *fakeAgent) Events(ctx context.Context, q EventQuery, send func(EventMes
 	if q.Rate == endless {
 		<-ctx.Done()
 	}
+	if q.Rate == breaking {
+		return errors.New("the ring broke")
+	}
 	return nil
 }
 
-// endless is the rate at which the fake's events do not end.
-const endless = 77
+// endless is the rate at which the fake's events do not end, breaking that at which they end by an error.
+const (
+	endless  = 77
+	breaking = 78
+)
 
 func (f *fakeAgent) Trace(_ context.Context, p TracePacket) (Trace, error) {
 	return Trace{Packet: p, Verdict: Forwarded}, f.note("trace")

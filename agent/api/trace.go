@@ -58,6 +58,8 @@ type Trace struct {
 	NATPort uint16 `json:"natPort,omitempty"`
 	// Client is where a reply goes.
 	Client netip.AddrPort `json:"client,omitzero"`
+	// TableUnread says that the agent may not read Maglev tables, and has answered by the one that it wrote.
+	TableUnread bool `json:"tableUnread,omitempty"`
 	// Steps say it in words, in the order in which the data path looks.
 	Steps []string `json:"steps"`
 }
@@ -119,18 +121,15 @@ func (p TracePacket) values() url.Values {
 }
 
 func parseTracePacket(v url.Values) (p TracePacket, err error) {
-	if err := knownQuery(v, "proto", "from", "to", "flags", "length", "mayFragment"); err != nil {
-		return p, err
-	}
-	bad := func(field string, err error) error {
-		return &Error{Field: field, Message: err.Error(), Code: http.StatusBadRequest}
+	bad := func(field, wanted string) error {
+		return &Error{Field: field, Message: fmt.Sprintf("%q is no %s", v.Get(field), wanted), Code: http.StatusBadRequest}
 	}
 	p.Protocol, p.Flags = v.Get("proto"), v.Get("flags")
 	if p.From, err = netip.ParseAddrPort(v.Get("from")); err != nil {
-		return p, bad("from", err)
+		return p, bad("from", "ADDRESS:PORT")
 	}
 	if p.To, err = netip.ParseAddrPort(v.Get("to")); err != nil {
-		return p, bad("to", err)
+		return p, bad("to", "ADDRESS:PORT")
 	}
 	length, err := queryNumber(v, "length", 65575)
 	if err != nil {
@@ -139,7 +138,7 @@ func parseTracePacket(v url.Values) (p TracePacket, err error) {
 	p.Length = int(length)
 	if v.Has("mayFragment") {
 		if p.MayFragment, err = strconv.ParseBool(v.Get("mayFragment")); err != nil {
-			return p, bad("mayFragment", err)
+			return p, bad("mayFragment", "truth: true or false")
 		}
 	}
 	return p, p.validate()

@@ -105,13 +105,13 @@ func serviceRules() map[string]rule {
 
 		"HealthCheck.Type":     {true, "tcp connects, http sends a GET.", words("", []string{"tcp", "http"})},
 		"HealthCheck.Via":      {false, "direct asks the backend's own address; vip goes the way of the VIP's packets, encapsulated, and needs CAP_NET_RAW.", words("direct", []string{"direct", "vip"})},
-		"HealthCheck.Port":     {false, "The backend's port to check; 0 is the service's.", otherwise(0)},
-		"HealthCheck.Path":     {false, "What http asks for.", otherwise("/")},
-		"HealthCheck.Status":   {false, "The status that http wants; 0 is any of 200 to 399.", otherwise(0)},
+		"HealthCheck.Port":     {false, "The backend's port to check; 0 is the service's.", both(between(0, 65535), otherwise(0))},
+		"HealthCheck.Path":     {false, "What http asks for.", func(s *jsonschema.Schema) { s.Pattern, s.Default = "^/", "/" }},
+		"HealthCheck.Status":   {false, "The status that http wants; 0 is any of 200 to 399.", both(between(0, 599), otherwise(0))},
 		"HealthCheck.Interval": {false, "Between checks.", otherwise("5s")},
 		"HealthCheck.Timeout":  {false, "Of one check.", otherwise("1s")},
-		"HealthCheck.Rise":     {false, "Good results in a row that bring a backend back; 0 is 2.", otherwise(2)},
-		"HealthCheck.Fall":     {false, "Bad results in a row that quarantine it; 0 is 3.", otherwise(3)},
+		"HealthCheck.Rise":     {false, "Good results in a row that bring a backend back; 0 is 2.", both(between(0, 1000), otherwise(2))},
+		"HealthCheck.Fall":     {false, "Bad results in a row that quarantine it; 0 is 3.", both(between(0, 1000), otherwise(3))},
 	}
 }
 

@@ -99,7 +99,7 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 	case reflect.TypeFor[netip.AddrPort]():
 		return &jsonschema.Schema{Type: "string", Pattern: `^([0-9.]+|\[[0-9a-fA-F.:]+\]):[0-9]+$`}
 	case reflect.TypeFor[api.Duration]():
-		return &jsonschema.Schema{Type: "string", Pattern: `^[0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h)([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*$`}
+		return &jsonschema.Schema{Type: "string", Pattern: `^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`}
 	case reflect.TypeFor[time.Time]():
 		return &jsonschema.Schema{Type: "string", Format: "date-time"}
 	}

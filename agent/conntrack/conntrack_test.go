@@ -1,6 +1,8 @@
 package conntrack
 
 import (
+	"context"
+	"errors"
 	"io"
 	"iter"
 	"log/slog"
@@ -155,7 +157,7 @@ func TestLifetimesAreTheDataPathsOwn(t *testing.T) {
 			table := newFakeTable()
 			sweep := func(age time.Duration) bool {
 				table.conns[c.flow] = conn(c.mode, c.flags, age)
-				if _, err := newSweeper(table, now).Sweep(); err != nil {
+				if _, err := newSweeper(table, now).Sweep(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				_, alive := table.conns[c.flow]
@@ -218,7 +220,7 @@ func TestSweepTakesTheWayBackAlong(t *testing.T) {
 	table := newFakeTable()
 	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
 	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
-	swept, err := newSweeper(table, now).Sweep()
+	swept, err := newSweeper(table, now).Sweep(t.Context())
 	if err != nil || swept.Expired != 1 || len(swept.InUse) != 0 {
 		t.Errorf("got %+v, %v", swept, err)
 	}
@@ -233,7 +235,7 @@ func TestSweepLeavesAWayBackThatAnotherFlowHas(t *testing.T) {
 	other := netip.MustParseAddrPort("20.1.1.101:40000")
 	table.nats[reply] = datapath.NAT{Client: other, VIP: vip, BackendID: 1}
 	table.conns[datapath.Flow{Source: other, Dest: vip, Protocol: datapath.TCP}] = conn(datapath.SNAT, datapath.SeenNonSYN, 0)
-	if _, err := newSweeper(table, now).Sweep(); err != nil {
+	if _, err := newSweeper(table, now).Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if len(table.nats) != 1 || len(table.conns) != 1 {
@@ -246,7 +248,7 @@ func TestFlowThatSpeaksDuringTheSweepLives(t *testing.T) {
 	table.conns[tcpFlow] = conn(datapath.SNAT, 0, time.Hour)
 	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
 	table.before = func() { table.conns[tcpFlow] = conn(datapath.SNAT, 0, 0) }
-	swept, err := newSweeper(table, now).Sweep()
+	swept, err := newSweeper(table, now).Sweep(t.Context())
 	if err != nil || swept.Expired != 0 || swept.InUse[1] != 1 {
 		t.Errorf("got %+v, %v", swept, err)
 	}
@@ -265,7 +267,7 @@ func TestOrphanIsSweptAfterItsGrace(t *testing.T) {
 		left int
 	}{{now, 1}, {now + OrphanGrace - 1, 1}, {now + OrphanGrace, 0}} {
 		at = step.at
-		if _, err := s.Sweep(); err != nil {
+		if _, err := s.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if len(table.nats) != step.left {
@@ -281,7 +283,7 @@ func TestOrphanWhoseFlowComesBackLives(t *testing.T) {
 	s := NewSweeper(table, func() time.Duration { return at }, quiet())
 	sweep := func() {
 		t.Helper()
-		if _, err := s.Sweep(); err != nil {
+		if _, err := s.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -302,7 +304,7 @@ func TestSweepCountsWhatEachBackendHas(t *testing.T) {
 	table.conns[tcpFlow] = conn(datapath.DSR, datapath.SeenNonSYN, time.Minute)
 	table.conns[udpFlow] = conn(datapath.DSR, 0, time.Second)
 	table.conns[tcpFlow6] = conn6(datapath.DSR, time.Hour) // over
-	swept, err := newSweeper(table, now).Sweep()
+	swept, err := newSweeper(table, now).Sweep(t.Context())
 	if want := map[uint32]int{1: 2}; err != nil || !maps.Equal(swept.InUse, want) || swept.Flows != 3 {
 		t.Errorf("got %+v, %v, want %v", swept, err, want)
 	}
@@ -312,7 +314,7 @@ func TestSweepCountsWhatEachBackendHas(t *testing.T) {
 func TestWayBackWithoutItsFlowIsCountedWhileItMayComeBack(t *testing.T) {
 	table := newFakeTable()
 	table.nats[reply] = datapath.NAT{Client: client, VIP: vip, BackendID: 1}
-	swept, err := newSweeper(table, now).Sweep()
+	swept, err := newSweeper(table, now).Sweep(t.Context())
 	if err != nil || swept.InUse[1] != 1 {
 		t.Errorf("got %+v, %v", swept, err)
 	}
@@ -325,7 +327,7 @@ func TestFlowsOfABackendThatHasGoneAreCut(t *testing.T) {
 	table.conns[tcpFlow6] = conn6(datapath.SNAT, 0)
 	table.nats[reply6] = datapath.NAT{Client: client6, VIP: vip6, BackendID: 2}
 	delete(table.backends, 1)
-	swept, err := newSweeper(table, now).Sweep()
+	swept, err := newSweeper(table, now).Sweep(t.Context())
 	if err != nil || swept.Cut != 1 || swept.Orphans != 1 || swept.Expired != 0 || !maps.Equal(swept.InUse, map[uint32]int{2: 1}) {
 		t.Errorf("got %+v, %v", swept, err)
 	}
@@ -346,7 +348,7 @@ func TestFlowOfABackendThatComesDuringTheSweepLives(t *testing.T) {
 			table.backends[1] = datapath.Backend{Address: backend, State: datapath.Active, ServiceID: 1}
 		}
 	}
-	swept, err := newSweeper(table, now).Sweep()
+	swept, err := newSweeper(table, now).Sweep(t.Context())
 	if err != nil || swept.Cut+swept.Orphans != 0 || swept.InUse[1] != 1 || len(table.conns)+len(table.nats) != 2 {
 		t.Errorf("got %+v, %v; left: %v %v", swept, err, table.conns, table.nats)
 	}
@@ -360,7 +362,7 @@ func TestWayBackOfAnAllPortsServiceIsFound(t *testing.T) {
 	at := now
 	s := NewSweeper(table, func() time.Duration { return at }, quiet())
 	for range 2 {
-		swept, err := s.Sweep()
+		swept, err := s.Sweep(t.Context())
 		if err != nil || swept.InUse[2] != 1 || len(table.nats) != 1 {
 			t.Fatalf("while it lives: got %+v, %v", swept, err)
 		}
@@ -370,7 +372,7 @@ func TestWayBackOfAnAllPortsServiceIsFound(t *testing.T) {
 		table.conns[tcpFlow6] = c
 	}
 	at += time.Hour
-	if swept, err := s.Sweep(); err != nil || swept.Expired != 1 || len(table.conns)+len(table.nats) != 0 {
+	if swept, err := s.Sweep(t.Context()); err != nil || swept.Expired != 1 || len(table.conns)+len(table.nats) != 0 {
 		t.Errorf("when it is over: got %+v, %v; left: %v %v", swept, err, table.conns, table.nats)
 	}
 }
@@ -414,3 +416,14 @@ func newSweeper(table Table, at time.Duration) *Sweeper {
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// An agent that ends does not wait until millions of flows were looked at.
+func TestSweepEndsWithItsContext(t *testing.T) {
+	table := newFakeTable()
+	table.conns[tcpFlow] = conn(datapath.DSR, 0, time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	table.onBackends = cancel
+	if _, err := newSweeper(table, now).Sweep(ctx); !errors.Is(err, context.Canceled) || len(table.conns) != 1 {
+		t.Errorf("got %v, %d flows are left", err, len(table.conns))
+	}
+}

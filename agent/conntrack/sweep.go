@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -47,7 +48,10 @@ func (s *Sweeper) Run(ctx context.Context, every time.Duration, swept func(inUse
 			return
 		case <-ticker.C:
 		}
-		found, err := s.Sweep()
+		found, err := s.Sweep(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			s.log.Error("the sweep of the connections failed", "error", err)
 			continue
@@ -68,8 +72,8 @@ type sweep struct {
 	found    Swept
 }
 
-// Sweep goes through all tables once.
-func (s *Sweeper) Sweep() (Swept, error) {
+// Sweep goes through all tables once, which takes seconds where there are millions of flows; it ends with ctx.
+func (s *Sweeper) Sweep(ctx context.Context) (Swept, error) {
 	config, err := s.table.Config()
 	if err != nil {
 		return Swept{}, err
@@ -78,10 +82,10 @@ func (s *Sweeper) Sweep() (Swept, error) {
 	if w.backends, err = s.table.Backends(); err != nil {
 		return Swept{}, err
 	}
-	if err := w.flows(); err != nil {
+	if err := w.flows(ctx); err != nil {
 		return Swept{}, err
 	}
-	if err := w.waysBack(); err != nil {
+	if err := w.waysBack(ctx); err != nil {
 		return Swept{}, err
 	}
 	return w.found, nil
@@ -89,10 +93,10 @@ func (s *Sweeper) Sweep() (Swept, error) {
 
 // flows removes the flows that are dead. It does not do so under the walk, which may then
 // begin anew.
-func (w *sweep) flows() error {
+func (w *sweep) flows(ctx context.Context) error {
 	var dead, homeless []datapath.FlowConn
 	for f, err := range w.table.Conns() {
-		if err != nil {
+		if err = cmp.Or(err, ctx.Err()); err != nil {
 			return err
 		}
 		w.found.Flows++
@@ -124,6 +128,9 @@ func (w *sweep) flows() error {
 		}
 	}
 	for _, f := range dead {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		gone, err := w.expire(f.Flow)
 		if err != nil {
 			return err
@@ -185,11 +192,11 @@ func (w *sweep) dropWayBack(reply, flow datapath.Flow) error {
 
 // waysBack removes the ways back that had no flow for OrphanGrace, and at once
 // those to backends that are not there.
-func (w *sweep) waysBack() error {
+func (w *sweep) waysBack(ctx context.Context) error {
 	orphans := make(map[datapath.Flow]time.Duration)
 	var dead, homeless []datapath.FlowNAT
 	for n, err := range w.table.NATs() {
-		if err != nil {
+		if err = cmp.Or(err, ctx.Err()); err != nil {
 			return err
 		}
 		if _, there := w.backends[n.NAT.BackendID]; !there {

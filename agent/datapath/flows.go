@@ -33,8 +33,8 @@ type FlowNAT struct {
 func (m *Maps) Conns() iter.Seq2[FlowConn, error] {
 	return func(yield func(FlowConn, error) bool) {
 		// The new ones first: a flow that moves on meanwhile is seen at its new place.
-		_ = walkTable(m.maps.NewFlows4, yield, conn4(true)) && walkTable(m.maps.Flows4, yield, conn4(false)) &&
-			walkTable(m.maps.NewFlows6, yield, conn6(true)) && walkTable(m.maps.Flows6, yield, conn6(false))
+		_ = walkTable(m, m.maps.NewFlows4, yield, conn4(true)) && walkTable(m, m.maps.Flows4, yield, conn4(false)) &&
+			walkTable(m, m.maps.NewFlows6, yield, conn6(true)) && walkTable(m, m.maps.Flows6, yield, conn6(false))
 	}
 }
 
@@ -53,8 +53,8 @@ func conn6(isNew bool) func(bpf.LBFlow, bpf.LBCtEntry) FlowConn {
 // NATs walks over SNAT's ways back, as Conns does over flows.
 func (m *Maps) NATs() iter.Seq2[FlowNAT, error] {
 	return func(yield func(FlowNAT, error) bool) {
-		_ = walkTable(m.maps.NewNat4, yield, nat4(true)) && walkTable(m.maps.Nat4, yield, nat4(false)) &&
-			walkTable(m.maps.NewNat6, yield, nat6(true)) && walkTable(m.maps.Nat6, yield, nat6(false))
+		_ = walkTable(m, m.maps.NewNat4, yield, nat4(true)) && walkTable(m, m.maps.Nat4, yield, nat4(false)) &&
+			walkTable(m, m.maps.NewNat6, yield, nat6(true)) && walkTable(m, m.maps.Nat6, yield, nat6(false))
 	}
 }
 
@@ -152,17 +152,22 @@ func (m *Maps) DeleteNAT(f Flow) error {
 	return explain(fmt.Sprintf("delete %v from the ways back", f), m.natTables(f).remove(f.wire()))
 }
 
-// walkTable yields a map's entries; false says that the walk is over for all tables.
-func walkTable[K, V, E any](m *ebpf.Map, yield func(E, error) bool, entry func(K, V) E) bool {
+// walkTable yields a map's entries, and counts them; false says that the walk is over for all tables.
+func walkTable[K, V, E any](m *Maps, table *ebpf.Map, yield func(E, error) bool, entry func(K, V) E) bool {
 	going := true
-	err := walk(m, func(k K, v V) bool {
+	var n uint64
+	err := walk(table, func(k K, v V) bool {
+		n++
 		going = yield(entry(k, v), nil)
 		return going
 	})
 	if err != nil {
 		var none E
-		yield(none, fmt.Errorf("read the map of flows %s: %w", m, err))
+		yield(none, fmt.Errorf("read the map of flows %s: %w", table, err))
 		return false
+	}
+	if going {
+		m.entries.note(table, n)
 	}
 	return going
 }

@@ -27,6 +27,8 @@ type Maps struct {
 	// dropReasons names the entries of the map drops. It parses the object, so only when asked.
 	dropReasons func() ([]string, error)
 
+	entries entryCounts
+
 	// mu guards what follows, which mirrors the maps.
 	mu       sync.Mutex
 	counted  counted

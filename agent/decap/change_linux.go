@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+
+	"github.com/cilium/ebpf"
 
 	"l4lab/agent/pin"
 )
@@ -45,6 +48,21 @@ func (c *change) revert() error {
 		return fmt.Errorf("bring back what was there before: %w", err)
 	}
 	return nil
+}
+
+// holdProgram opens a program that is attached, to bring it back on failure; nil where the process may not:
+// to open a program by its id takes CAP_SYS_ADMIN (bpf_prog_get_fd_by_id, kernel/bpf/syscall.c). Then what
+// takes its place stays, also when a later step fails.
+func (c *change) holdProgram(id ebpf.ProgramID) (*ebpf.Program, error) {
+	before, err := ebpf.NewProgramFromID(id)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open program %d, which is attached: %w", id, err)
+	}
+	c.hold(before)
+	return before, nil
 }
 
 func (c *change) close() error {

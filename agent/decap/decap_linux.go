@@ -16,7 +16,7 @@ import (
 // pins everything under o.PinDir. What is there already and right is kept;
 // another hook, interface or mode replaces it, once that is in place. It returns
 // a sentence that says what was done. When it fails it leaves what it found, or
-// nothing if nothing was there. One exchange has a gap: native and generic XDP
+// nothing if nothing was there; without CAP_SYS_ADMIN, a program that it has updated stays updated. One exchange has a gap: native and generic XDP
 // exclude each other on an interface, so the old mode goes first there, and
 // comes back when the new one is refused.
 func Attach(ctx context.Context, o Options) (done string, err error) {

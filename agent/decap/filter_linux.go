@@ -79,14 +79,16 @@ func (p *program) setFilter(c *change, iface netlink.Link) (how string, err erro
 	how = "attached"
 	if ours != nil {
 		how = "updated"
-		before, err := ebpf.NewProgramFromID(ebpf.ProgramID(ours.Id))
+		before, err := c.holdProgram(ebpf.ProgramID(ours.Id))
 		if err != nil {
-			return "", fmt.Errorf("open the program of the clsact filter %s: %w", filterName, err)
+			return "", fmt.Errorf("the clsact filter %s: %w", filterName, err)
 		}
-		c.hold(before)
-		old := *ours
-		old.Fd = before.FD()
-		undo = func() error { return netlink.FilterReplace(&old) }
+		undo = func() error { return nil }
+		if before != nil {
+			old := *ours
+			old.Fd = before.FD()
+			undo = func() error { return netlink.FilterReplace(&old) }
+		}
 	} else {
 		ours = &netlink.BpfFilter{
 			FilterAttrs: netlink.FilterAttrs{LinkIndex: iface.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS,

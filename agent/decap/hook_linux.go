@@ -3,6 +3,7 @@ package decap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -134,25 +135,28 @@ func (p *program) update(c *change, pin string, existing link.Link, info *link.I
 	if p.sameAs(info.Program) {
 		return "kept", nil
 	}
-	before, err := ebpf.NewProgramFromID(info.Program)
+	before, err := c.holdProgram(info.Program)
 	if err != nil {
-		return "", fmt.Errorf("open the program of the pinned link %s: %w", pin, err)
+		return "", fmt.Errorf("the pinned link %s: %w", pin, err)
 	}
-	c.hold(before)
 	if err := existing.Update(p.Program); err != nil {
 		return "", fmt.Errorf("update the program of the pinned link %s: %w", pin, err)
 	}
-	c.onFailure(func() error { return existing.Update(before) })
+	if before != nil {
+		c.onFailure(func() error { return existing.Update(before) })
+	}
 	return "updated", nil
 }
 
 // suspend detaches the pinned link and brings its program back when c fails.
 func (d *pinDir) suspend(c *change, at place, existing link.Link, info *link.Info) error {
-	before, err := ebpf.NewProgramFromID(info.Program)
+	before, err := c.holdProgram(info.Program)
 	if err != nil {
-		return fmt.Errorf("open the program of the pinned link %s: %w", at.pin, err)
+		return fmt.Errorf("the pinned link %s: %w", at.pin, err)
 	}
-	c.hold(before)
+	if before == nil {
+		return fmt.Errorf("another mode of XDP takes CAP_SYS_ADMIN, without which the old one could not be brought back; detach first: %w", fs.ErrPermission)
+	}
 	if err := pin.Detach(existing); err != nil {
 		return fmt.Errorf("detach %s: %w", d.file(at.pin), err)
 	}

@@ -86,6 +86,8 @@ type Subscription struct {
 	since  time.Duration
 	before datapath.EventLoss
 	missed uint64
+	// broken is why nothing can be read for it any more.
+	broken error
 }
 
 // Subscribe has the events that wanted takes sent to a new listener, of rate a CPU and
@@ -102,12 +104,12 @@ func (h *Hub) Subscribe(rate uint32, wanted func(datapath.Event) bool) (*Subscri
 	}
 	c := make(chan datapath.Event, buffered)
 	s := &Subscription{C: c, hub: h, send: c, wanted: wanted, rate: rate, since: h.clock(), before: before}
-	if h.reader == nil {
+	reading := h.reader != nil
+	if !reading {
 		if h.reader, err = h.source.Open(); err != nil {
+			h.reader = nil
 			return nil, err
 		}
-		reader := h.reader
-		h.reading.Go(func() { h.read(reader) })
 	}
 	h.mu.Lock()
 	err = h.broken
@@ -117,6 +119,10 @@ func (h *Hub) Subscribe(rate uint32, wanted func(datapath.Event) bool) (*Subscri
 	h.mu.Unlock()
 	if err != nil {
 		return nil, err
+	}
+	if !reading { // not before there is a subscriber, with whom a reader that breaks goes
+		reader := h.reader
+		h.reading.Go(func() { h.read(reader) })
 	}
 	if err := h.adjust(); err != nil {
 		return nil, errors.Join(err, h.remove(s))
@@ -129,6 +135,13 @@ func (s *Subscription) Close() error {
 	s.hub.changing.Lock()
 	defer s.hub.changing.Unlock()
 	return s.hub.remove(s)
+}
+
+// Err is why C was closed: the reader's error, or nil where the hub or the subscription ended.
+func (s *Subscription) Err() error {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return s.broken
 }
 
 // Loss is what this listener does not get, since it came.
@@ -228,6 +241,7 @@ func (h *Hub) endAll(err error) {
 	defer h.mu.Unlock()
 	h.broken = err
 	for s := range h.subscribers {
+		s.broken = err
 		close(s.send)
 		s.send = make(chan datapath.Event) // for remove to close
 	}

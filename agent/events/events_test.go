@@ -20,6 +20,8 @@ type fake struct {
 	loss    datapath.EventLoss
 	readers []*fakeReader
 	openErr error
+	// broken has each reader's first Read fail.
+	broken bool
 }
 
 type fakeReader struct {
@@ -37,6 +39,9 @@ func (f *fake) Open() (Reader, error) {
 	f.opened++
 	r := &fakeReader{of: f, c: make(chan datapath.Event), done: make(chan struct{})}
 	f.readers = append(f.readers, r)
+	if f.broken {
+		close(r.c)
+	}
 	return r, nil
 }
 
@@ -181,6 +186,9 @@ func TestClosedHubEndsItsSubscribersAndTakesNoOthers(t *testing.T) {
 	if _, open := <-s.C; open {
 		t.Error("the subscription goes on")
 	}
+	if err := s.Err(); err != nil {
+		t.Errorf("the reason is %v", err)
+	}
 	f.wantRates(t, 1000, 0)
 	if _, err := h.Subscribe(1, all); !errors.Is(err, ErrClosed) {
 		t.Errorf("a late subscriber gets %v", err)
@@ -202,10 +210,33 @@ func TestRingThatBreaksEndsTheSubscribersAndTheNextOpensItAnew(t *testing.T) {
 	if _, err := h.Subscribe(1, all); err == nil {
 		t.Error("another one listens to the broken ring")
 	}
+	if err := s.Err(); err == nil || err.Error() != "the ring is broken" {
+		t.Errorf("the reason is %v", err)
+	}
 	closed(t, s)
 	next := subscribe(t, h, 1000, all)
 	f.readers[1].c <- datapath.Event{Time: 100}
 	<-next.C
+	closed(t, h)
+}
+
+// However soon it breaks, there is a subscriber that takes the reader with it when it goes.
+func TestRingThatIsBrokenFromTheBeginningIsOpenedAnewForTheNext(t *testing.T) {
+	f := &fake{broken: true}
+	h := newHub(f)
+	for range 2000 {
+		s, err := h.Subscribe(1000, all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, open := <-s.C; open {
+			t.Fatal("the subscription goes on")
+		}
+		closed(t, s)
+	}
+	if f.opened != 2000 || f.closed != 2000 {
+		t.Errorf("the ring was opened %d times and closed %d times", f.opened, f.closed)
+	}
 	closed(t, h)
 }
 

@@ -113,7 +113,7 @@ func newFamilies() families {
 		icmp:            counter("icmp_packets_total", "ICMP packets answered, sent on or made, by deed.", "deed"),
 		suppressed:      counter("events_suppressed_total", "Flow events beyond the rate that was set."),
 		lost:            counter("events_lost_total", "Flow events that found the ring full."),
-		entries:         gauge("table_entries", "Entries in use of a table of the data path.", "table"),
+		entries:         gauge("table_entries", "Entries in use of a table of the data path; of one that it fills itself, as some seconds ago.", "table"),
 		capacity:        gauge("table_capacity_entries", "Entries that a table of the data path can have.", "table"),
 		sweeps:          counter("sweeps_total", "Sweeps of the connections."),
 		sweepTime:       gauge("last_sweep_timestamp_seconds", "When the last sweep ended, since the epoch."),

@@ -20,12 +20,15 @@ import (
 // ErrNotLoopback: whoever reaches the address would read the metrics.
 var ErrNotLoopback = errors.New("not a loopback address")
 
+// ErrNoAddress: it is none to listen on.
+var ErrNoAddress = errors.New("is no ADDRESS:PORT")
+
 // Listen listens on ADDRESS:PORT, which must be of this machine alone unless public.
 // There is neither encryption nor a password.
 func Listen(address string, public bool) (net.Listener, error) {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no ADDRESS:PORT: %w", address, err)
+		return nil, fmt.Errorf("%q %w, such as 127.0.0.1:9100", address, ErrNoAddress)
 	}
 	if !public && !at.Addr().Unmap().IsLoopback() {
 		return nil, fmt.Errorf("%s: %w: whoever reaches it may read the metrics; --metrics-public permits that", address, ErrNotLoopback)

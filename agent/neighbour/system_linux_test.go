@@ -234,3 +234,35 @@ func readLines(r io.Reader, lines chan<- string) {
 		lines <- scanner.Text()
 	}
 }
+
+func TestEntriesThatSomebodySetAreTold(t *testing.T) {
+	pair := testnet.NewPair(t, "20.1.1.1/24", "20.1.1.10/24")
+	pair.Balancer.Do(t, func() {
+		link := pair.Balancer.Link(t)
+		testnet.AddAddress(t, link, "fd00::1/64")
+		for _, c := range []struct {
+			address string
+			state   int // 0: there is no entry
+			set     bool
+		}{
+			{"20.1.1.20", netlink.NUD_PERMANENT, true},
+			{"20.1.1.21", netlink.NUD_REACHABLE, false},
+			{"20.1.1.22", netlink.NUD_NOARP, true},
+			{"20.1.1.23", 0, false},
+			{"fd00::20", netlink.NUD_PERMANENT, true},
+			{"fd00::21", netlink.NUD_STALE, false},
+			{"fd00::22", 0, false},
+		} {
+			a := netip.MustParseAddr(c.address)
+			if c.state != 0 {
+				n := netlink.Neigh{LinkIndex: link.Attrs().Index, Family: familyOf(a), State: c.state, IP: a.AsSlice(), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}}
+				if err := netlink.NeighSet(&n); err != nil {
+					t.Errorf("%s: %v", c.address, err)
+				}
+			}
+			if set, err := (system{link.Attrs().Index}).isSet(a); err != nil || set != c.set {
+				t.Errorf("%s in state %#x: got %t, %v", c.address, c.state, set, err)
+			}
+		}
+	})
+}

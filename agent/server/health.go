@@ -67,7 +67,49 @@ func (s *Server) tellServices(ctx context.Context, checker *health.Checker) {
 	}
 }
 
-// canCheck refuses a service whose checks this machine could never make: its
+// canCheckAll is canCheck for services that become all that there are; mode is of those that name none.
+func (s *Server) canCheckAll(all []api.Service, mode string) error {
+	for i, wanted := range all {
+		if wanted.Mode == "" {
+			wanted.Mode = mode
+		}
+		if err := s.canCheck(wanted, fmt.Sprintf("services[%d].", i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// canCheckIn is canCheck for services that are there, in another mode; 0 is all.
+func (s *Server) canCheckIn(mode string, id uint32) error {
+	for _, has := range s.services.Services() {
+		if id != 0 && has.ID != id {
+			continue
+		}
+		has.Mode = mode
+		err := s.canCheck(has, "")
+		var refusal *api.Error
+		if errors.As(err, &refusal) {
+			return &api.Error{Field: "mode", Message: fmt.Sprintf("service %d: %s", has.ID, refusal)}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unchecked says which services of before an agent has taken up though it cannot check them.
+func (s *Server) unchecked() (warnings []string) {
+	for _, has := range s.services.Services() {
+		if err := s.canCheck(has, ""); err != nil {
+			warnings = append(warnings, fmt.Sprintf("the backends of service %d are not checked: %s", has.ID, err))
+		}
+	}
+	return warnings
+}
+
+// canCheck refuses a service, whose mode is filled in, whose checks this machine could never make: its
 // backends would stay as they are for ever, and nobody would know.
 func (s *Server) canCheck(wanted api.Service, field string) error {
 	// In SNAT checks are direct, whatever is asked for.

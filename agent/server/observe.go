@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"runtime"
@@ -60,9 +61,12 @@ func (s *Server) Events(ctx context.Context, q api.EventQuery, send func(api.Eve
 			return ctx.Err()
 		case e, open := <-subscription.C:
 			if !open {
-				return nil
+				return subscription.Err()
 			}
 			event, err := s.describeEvent(e)
+			if errors.Is(err, errUnloaded) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -71,7 +75,11 @@ func (s *Server) Events(ctx context.Context, q api.EventQuery, send func(api.Eve
 			}
 		case <-ticker.C:
 			var loss api.EventLoss
-			if loss.Suppressed, loss.Lost, loss.Missed, err = subscription.Loss(); err != nil {
+			loss.Suppressed, loss.Lost, loss.Missed, err = subscription.Loss()
+			if errors.Is(err, events.ErrClosed) {
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 			if loss == told {
@@ -98,7 +106,7 @@ func (s *Server) describeEvent(e datapath.Event) (api.FlowEvent, error) {
 	}
 	release, err := s.use()
 	if err != nil {
-		return event, err
+		return event, fmt.Errorf("%w: %w", errUnloaded, err)
 	}
 	defer release()
 	b, there, err := s.datapath.Maps().Backend(e.BackendID)
@@ -119,7 +127,28 @@ func (s *Server) Trace(_ context.Context, p api.TracePacket) (api.Trace, error) 
 		return api.Trace{}, err
 	}
 	defer release()
-	return trace.Run(s.datapath.Maps(), p, datapath.Clock())
+	tables := &traceTables{Maps: s.datapath.Maps(), written: s.services.WrittenSlot}
+	t, err := trace.Run(tables, p, datapath.Clock())
+	t.TableUnread = tables.unread
+	return t, err
+}
+
+// traceTables are the maps, and in the place of Maglev tables that the process may not read, which takes
+// CAP_SYS_ADMIN, those that it wrote.
+type traceTables struct {
+	*datapath.Maps
+	written func(slot, index uint32) (backend uint32, err error)
+	unread  bool
+}
+
+// TableSlot is trace.Tables'.
+func (t *traceTables) TableSlot(slot, index uint32) (backend uint32, err error) {
+	backend, err = t.Maps.TableSlot(slot, index)
+	if errors.Is(err, fs.ErrPermission) {
+		t.unread = true
+		return t.written(slot, index)
+	}
+	return backend, err
 }
 
 // Health says what the checks know of the backends.

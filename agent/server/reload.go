@@ -52,34 +52,42 @@ func (s *Server) reload(ctx context.Context, wish Wish) error {
 	s.mu.Lock()
 	was := s.wish
 	s.mu.Unlock()
-	for i, wanted := range wish.Services {
-		if wanted.Mode == "" && wish.Mode != 0 {
-			wanted.Mode = wish.Mode.String()
-		}
-		if err := s.canCheck(wanted, fmt.Sprintf("services[%d].", i)); err != nil {
-			return err
-		}
+	mode := s.services.DefaultMode()
+	if wish.Mode != 0 {
+		mode = wish.Mode
+	}
+	if err := s.canCheckAll(wish.Services, mode.String()); err != nil {
+		return err
 	}
 	s.services.SetDrainAfter(wish.DrainAfter)
 	if err := s.services.Declare(ctx, wish.Mode, wish.Services); err != nil {
 		s.services.SetDrainAfter(was.DrainAfter)
 		return err
 	}
-	s.mu.Lock()
-	s.wish = wish
-	s.mu.Unlock()
-	if wish.Settings == was.Settings {
-		return nil
-	}
 	var now datapath.Config
-	if err := s.datapath.Maps().ChangeConfig(func(c *datapath.Config) {
-		wish.on(c)
-		now = *c
-	}); err != nil {
+	var err error
+	if wish.Settings != was.Settings {
+		err = s.datapath.Maps().ChangeConfig(func(c *datapath.Config) {
+			wish.on(c)
+			now = *c
+		})
+	}
+	is := wish
+	if err != nil { // the next reload tries them again
+		is.Settings = was.Settings
+		is.DrainAfter = wish.DrainAfter
+	}
+	s.mu.Lock()
+	s.wish = is
+	s.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("the services are as desired, the settings are not: %w", err)
 	}
-	if warning := portOverlap(now.NATMin, now.NATMax); warning != "" && (wish.NATMin != was.NATMin || wish.NATMax != was.NATMax) {
-		s.warn(warning)
+	if wish.NATMin == was.NATMin && wish.NATMax == was.NATMax {
+		return nil
+	}
+	if warning := portOverlap(now.NATMin, now.NATMax); warning != "" {
+		s.options.Log.Warn(warning)
 	}
 	return nil
 }
@@ -109,7 +117,7 @@ func (s *Server) Diff(context.Context) (api.Diff, error) {
 // DiffWith compares services that are not set with the data path.
 func (s *Server) DiffWith(_ context.Context, all []api.Service) (api.Diff, error) {
 	s.mu.Lock()
-	on := service.Balancer{Own4: s.device.Address4, Own6: s.device.Address6, Known: true}
+	on := service.Balancer{Mode: s.services.DefaultMode(), Own4: s.device.Address4, Own6: s.device.Address6, Known: true}
 	s.mu.Unlock()
 	var faults []error
 	for _, f := range service.Check(all, on) {

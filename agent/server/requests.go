@@ -39,6 +39,7 @@ func (s *Server) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
+	warnings := s.surroundings()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return api.Status{
@@ -59,7 +60,7 @@ func (s *Server) Status(context.Context) (api.Status, error) {
 		VLAN:       s.wish.VLAN.String(),
 		TookOver:   s.datapath.TookOver(),
 		Steps:      slices.Clone(s.steps),
-		Warnings:   slices.Clone(s.warnings),
+		Warnings:   slices.Concat(s.warnings, warnings),
 	}, nil
 }
 
@@ -78,7 +79,14 @@ func (s *Server) PutService(ctx context.Context, wanted api.Service) (api.Servic
 		return api.Service{}, err
 	}
 	defer release()
-	if err := s.canCheck(wanted, ""); err != nil {
+	judged := wanted
+	if judged.Mode == "" {
+		judged.Mode = s.services.DefaultMode().String()
+		if has, err := s.services.Service(wanted.ID); err == nil {
+			judged.Mode = has.Mode
+		}
+	}
+	if err := s.canCheck(judged, ""); err != nil {
 		return api.Service{}, err
 	}
 	stored, err := s.services.Put(ctx, wanted)
@@ -97,10 +105,8 @@ func (s *Server) PutServices(ctx context.Context, all []api.Service) ([]api.Serv
 		return nil, err
 	}
 	defer release()
-	for i, wanted := range all {
-		if err := s.canCheck(wanted, fmt.Sprintf("services[%d].", i)); err != nil {
-			return nil, err
-		}
+	if err := s.canCheckAll(all, s.services.DefaultMode().String()); err != nil {
+		return nil, err
 	}
 	stored, err := s.services.Apply(ctx, all)
 	if err == nil {
@@ -190,6 +196,9 @@ func (s *Server) SetMode(ctx context.Context, update api.ModeUpdate) error {
 		return err
 	}
 	defer release()
+	if err := s.canCheckIn(update.Mode, update.ServiceID); err != nil {
+		return err
+	}
 	if err := s.services.SetMode(ctx, update.Mode, update.ServiceID); err != nil {
 		return err
 	}

@@ -94,10 +94,11 @@ type Server struct {
 	unloaded bool
 
 	// mu guards what may change while the agent runs.
-	mu       sync.Mutex
-	wish     Wish
-	device   device.Device
-	steps    []string
+	mu     sync.Mutex
+	wish   Wish
+	device device.Device
+	steps  []string
+	// warnings are those of the start; see surroundings for the others.
 	warnings []string
 }
 
@@ -189,7 +190,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.datapath.TookOver() {
 		// Connections to backends that an earlier agent removed, perhaps just before it
 		// died, must not come to whoever gets those backends' ids.
-		if _, err := sweeper.Sweep(); err != nil {
+		if _, err := sweeper.Sweep(ctx); err != nil {
 			return fmt.Errorf("sweep the connections of before: %w", err)
 		}
 	}
@@ -249,7 +250,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 		s.step("metrics: http://" + s.metricsListener.Addr().String() + "/metrics")
 		s.inBackground(background, "serving the metrics", func(ctx context.Context) error { return s.metrics.Serve(ctx, s.metricsListener) })
 	}
-	s.checkSurroundings(d)
+	for _, warning := range s.surroundings() {
+		s.options.Log.Warn(warning)
+	}
 	if s.options.Follow != nil {
 		s.background.Go(func() { s.options.Follow(background, s.reload) })
 	}
@@ -350,16 +353,19 @@ func (s *Server) deviceChanged(d device.Device) {
 	}
 }
 
-// checkSurroundings warns of what is wrong on this machine though the agent runs.
-func (s *Server) checkSurroundings(d device.Device) {
-	var c datapath.Config
-	s.wish.on(&c)
-	if warning := portOverlap(c.NATMin, c.NATMax); warning != "" {
-		s.warn(warning)
+// surroundings are what is wrong on this machine now though the agent runs.
+func (s *Server) surroundings() (warnings []string) {
+	config, err := s.datapath.Maps().Config()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if warning := portOverlap(config.NATMin, config.NATMax); warning != "" {
+		warnings = append(warnings, warning)
 	}
 	if a, err := s.datapath.Attachment(); err == nil && a.Mode == "generic" {
-		s.warn(fmt.Sprintf("%s runs in XDP's generic mode, which is slow and sees packets above the MTU: switch GRO and LRO off", d.Name))
+		warnings = append(warnings, s.options.Interface+" runs in XDP's generic mode, which is slow and sees packets above the MTU: switch GRO and LRO off")
 	}
+	return append(warnings, s.unchecked()...)
 }
 
 // step prints one step of the start and keeps it for Status.

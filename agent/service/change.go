@@ -134,7 +134,7 @@ func (m *Manager) SetMode(ctx context.Context, mode string, id uint32) error {
 		return &api.Error{Field: "mode", Message: err.Error()}
 	}
 	if _, ok := m.desired.services[id]; id != 0 && !ok {
-		return notFound(id)
+		return &api.Error{Field: "serviceId", Message: fmt.Sprintf("there is no service %d", id), Code: http.StatusNotFound}
 	}
 	var edits []edit
 	for _, sid := range m.desired.ids() {

@@ -30,6 +30,14 @@ func (m *Manager) Declare(ctx context.Context, mode datapath.Mode, all []api.Ser
 	return err
 }
 
+// DefaultMode is the mode of services that name none.
+func (m *Manager) DefaultMode() datapath.Mode {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mode, _ := datapath.ParseMode(m.desired.mode) // the state has no other
+	return mode
+}
+
 // begins gives a Manager that opens the services to begin with, and judges them.
 func (m *Manager) begins(declared []api.Service, saved Saved) error {
 	if declared == nil {

@@ -80,8 +80,12 @@ func (m *Manager) leave(ctx context.Context, over map[uint32][]netip.AddrPort, w
 	return failed
 }
 
-// retryAfter is the pause after a deadline that could not be kept.
-const retryAfter = time.Second
+const (
+	// retryAfter is the pause after a deadline that could not be kept.
+	retryAfter = time.Second
+	// lookAgain bounds the pause until a deadline: it is a time of day, and somebody may set the clock meanwhile.
+	lookAgain = time.Minute
+)
 
 // Run ends the draining of backends at their deadlines, until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
@@ -95,15 +99,23 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		next, failed := m.endDrains(ctx, time.Now())
-		switch {
-		case failed:
-			timer.Reset(retryAfter)
-		case !next.IsZero():
-			timer.Reset(time.Until(next))
-		default:
+		if pause := pauseUntil(next, failed, time.Now()); pause >= 0 {
+			timer.Reset(pause)
+		} else {
 			timer.Stop()
 		}
 	}
+}
+
+// pauseUntil is how long Run waits, negative for until it is woken.
+func pauseUntil(next time.Time, failed bool, now time.Time) time.Duration {
+	switch {
+	case failed:
+		return retryAfter
+	case next.IsZero():
+		return -1
+	}
+	return min(lookAgain, max(0, next.Sub(now)))
 }
 
 // endDrains cuts what is left of backends whose deadline has come, and returns

@@ -231,3 +231,23 @@ func TestIDsThatFlowsMayHaveAreGivenToNobodyElse(t *testing.T) {
 		})
 	}
 }
+
+func TestClockThatIsSetHoldsNoDeadlineUpForLong(t *testing.T) {
+	now := time.Date(1970, 1, 1, 0, 0, 10, 0, time.UTC) // of a machine that has not asked for the time yet
+	for _, c := range []struct {
+		name   string
+		next   time.Time
+		failed bool
+		want   time.Duration
+	}{
+		{"no deadline", time.Time{}, false, -1},
+		{"one that is near", now.Add(3 * time.Second), false, 3 * time.Second},
+		{"one that is past", now.Add(-time.Hour), false, 0},
+		{"one in another year", now.AddDate(56, 0, 0), false, lookAgain},
+		{"one that could not be kept", now.Add(time.Hour), true, retryAfter},
+	} {
+		if got := pauseUntil(c.next, c.failed, now); got != c.want {
+			t.Errorf("%s: waits %s, want %s", c.name, got, c.want)
+		}
+	}
+}

@@ -16,14 +16,17 @@ import (
 // SetHealth says what the checks found of a service's backends; it makes a
 // Manager a health.Reporter. A backend that is not healthy gets no new flows and keeps those that it
 // has; when all of a service's are not, none is treated so (health.Eligible). It is
-// no change of the desired service. Backends that are not there are passed over; for a service that is not,
-// or has no health check, it is api.ErrNotFound.
+// no change of the desired service. Backends that are not there are passed over; for a service that is not, it is
+// api.ErrNotFound, and for one without a health check, whose backends are all healthy, where a change says otherwise.
 func (m *Manager) SetHealth(ctx context.Context, id uint32, changes []health.Change) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s, ok := m.desired.services[id]
 	if !ok {
 		return notFound(id)
+	}
+	if s.HealthCheck == nil && !slices.ContainsFunc(changes, func(c health.Change) bool { return !c.Healthy }) {
+		return nil
 	}
 	if s.HealthCheck == nil {
 		return &api.Error{Field: "id", Message: fmt.Sprintf("service %d has no health check", id), Code: http.StatusNotFound}

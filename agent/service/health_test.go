@@ -125,6 +125,21 @@ func TestHealthOfNobodyChangesNothing(t *testing.T) {
 	}
 }
 
+// The checker says so of what it had quarantined when a service loses its check; refused, it would say it again
+// and again.
+func TestHealthyIsWhatBackendsWithoutChecksAre(t *testing.T) {
+	store := newFakeStore(t)
+	m := open(t, store, "")
+	s := svc(1, "40.1.1.1:80", "20.1.1.10:80", "20.1.1.20:80")
+	mustPut(t, m, checked(s))
+	mustSetHealth(t, m, "20.1.1.10:80", false)
+	mustPut(t, m, s)
+	store.writes = nil
+	if err := m.SetHealth(t.Context(), 1, change("20.1.1.10:80", true)); err != nil || len(store.writes) != 0 {
+		t.Errorf("got %v, writes %q", err, store.writes)
+	}
+}
+
 // Each change of a table costs a write of all of it.
 func TestHealthOfManyBackendsIsOneTable(t *testing.T) {
 	store := newFakeStore(t)

@@ -339,7 +339,7 @@ func TestSetModeChangesOneOrAll(t *testing.T) {
 	if err := m.SetMode(t.Context(), "nat", 0); fieldOf(err) != "mode" {
 		t.Errorf("unknown mode: got %v", err)
 	}
-	if err := m.SetMode(t.Context(), "dsr", 9); !errors.Is(err, api.ErrNotFound) {
+	if err := m.SetMode(t.Context(), "dsr", 9); !errors.Is(err, api.ErrNotFound) || fieldOf(err) != "serviceId" {
 		t.Errorf("unknown service: got %v", err)
 	}
 }

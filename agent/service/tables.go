@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -46,6 +47,33 @@ func (m *Manager) putTables(steps []*step) error {
 		}
 	}
 	return nil
+}
+
+// WrittenSlot is what the Manager wrote to one index of the Maglev table in a slot, for a process that
+// may write tables and not read them; 0 is nobody. It is an error when a write has failed, so that the
+// map may hold another table.
+func (m *Manager) WrittenSlot(slot, index uint32) (backend uint32, err error) {
+	m.mu.Lock()
+	var list []maglev.Backend
+	var size uint32
+	known := true
+	for _, p := range m.actual {
+		if p.entry.Slot == slot {
+			list, size, known = p.table, p.tableSize, !p.unsure.table
+		}
+	}
+	m.mu.Unlock()
+	switch {
+	case !known:
+		return 0, fmt.Errorf("the Maglev table of slot %d could not be written", slot)
+	case index >= size:
+		return 0, nil
+	}
+	table, err := maglev.Table(list, size)
+	if err != nil {
+		return 0, err
+	}
+	return table[index], nil
 }
 
 // tables are those of some services, nil where there is none.

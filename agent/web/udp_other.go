@@ -7,13 +7,14 @@ import (
 	"net"
 )
 
-// pktinfo does without IP_PKTINFO, which golang.org/x/net/ipv4 lacks outside
+// pktinfo does without IP_PKTINFO, which golang.org/x/net/ipv4 and ipv6 lack outside
 // Unix: to answer in a VIP's name there, listen on the VIP itself.
 type pktinfo struct{ conn *net.UDPConn }
 
-func listenDatagrams(ctx context.Context, address string) (*datagrams, error) {
+// listenDatagrams listens on "udp4" or "udp6".
+func listenDatagrams(ctx context.Context, network, address string) (*datagrams, error) {
 	var config net.ListenConfig
-	packet, err := config.ListenPacket(ctx, "udp4", address)
+	packet, err := config.ListenPacket(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

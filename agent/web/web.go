@@ -26,6 +26,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -39,8 +40,8 @@ type Identity struct {
 // Options say what Serve serves.
 type Options struct {
 	Identity
-	// TCP and UDP are the addresses to listen on, ":80" or "20.1.1.10:80", of
-	// IPv4. Without a host they take the VIP on the loopback as well.
+	// TCP and UDP are the addresses to listen on, ":80", "20.1.1.10:80" or "[fd00::10]:80". Without a
+	// host they are all of both families, and so take the VIP on the loopback as well.
 	TCP, UDP []string
 	// Log gets one record a request.
 	Log *slog.Logger
@@ -99,10 +100,39 @@ func checkListen(address string) error {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("%q: the port is not between 0 and 65535", address)
 	}
-	if a, err := netip.ParseAddr(host); host != "" && (err != nil || !a.Is4()) {
-		return fmt.Errorf("%q: %q is no IPv4 address", address, host)
+	if a, err := netip.ParseAddr(host); host != "" && (err != nil || a.Is4In6()) {
+		return fmt.Errorf("%q: %q is no address", address, host)
 	}
 	return nil
+}
+
+// eachFamily calls open with each address that a valid one means: itself, or without a host the unspecified
+// one of each family, IPv6's with the port of IPv4's where the system chose that. A socket of its own
+// for each lets UDP learn to which address a datagram came. IPv6 may be missing.
+func eachFamily(address string, open func(family, address string) (net.Addr, error)) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		family := "6"
+		if a.Is4() {
+			family = "4"
+		}
+		_, err := open(family, address)
+		return err
+	}
+	first, err := open("4", address)
+	if err != nil {
+		return err
+	}
+	if _, chosen, err := net.SplitHostPort(first.String()); err == nil {
+		port = chosen
+	}
+	if _, err = open("6", net.JoinHostPort("::", port)); errors.Is(err, syscall.EAFNOSUPPORT) {
+		return nil
+	}
+	return err
 }
 
 // Timeouts. Clients of a lab are near; one that stalls must not hold memory.
@@ -129,18 +159,30 @@ func Listen(ctx context.Context, options Options) (*Server, error) {
 	s := &Server{options: options}
 	var config net.ListenConfig
 	for _, address := range options.TCP {
-		listener, err := config.Listen(ctx, "tcp4", address)
+		err := eachFamily(address, func(family, at string) (net.Addr, error) {
+			listener, err := config.Listen(ctx, "tcp"+family, at)
+			if err != nil {
+				return nil, err
+			}
+			s.listeners = append(s.listeners, listener)
+			return listener.Addr(), nil
+		})
 		if err != nil {
 			return nil, errors.Join(explainListen("tcp", address, err), s.close())
 		}
-		s.listeners = append(s.listeners, listener)
 	}
 	for _, address := range options.UDP {
-		socket, err := listenDatagrams(ctx, address)
+		err := eachFamily(address, func(family, at string) (net.Addr, error) {
+			socket, err := listenDatagrams(ctx, "udp"+family, at)
+			if err != nil {
+				return nil, err
+			}
+			s.datagrams = append(s.datagrams, socket)
+			return socket.conn.LocalAddr(), nil
+		})
 		if err != nil {
 			return nil, errors.Join(explainListen("udp", address, err), s.close())
 		}
-		s.datagrams = append(s.datagrams, socket)
 	}
 	return s, nil
 }

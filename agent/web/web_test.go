@@ -63,9 +63,10 @@ func serve(t *testing.T) *served {
 	s := &served{log: log, stop: cancel, done: make(chan error, 1)}
 	for _, a := range server.Addresses() {
 		network, address, _ := strings.Cut(a, " ")
-		if network == "tcp" {
+		switch {
+		case network == "tcp":
 			s.tcp = address
-		} else {
+		case strings.HasPrefix(address, "0.0.0.0:"):
 			s.udp = address
 		}
 	}
@@ -366,8 +367,8 @@ func TestListenRefuses(t *testing.T) {
 		"nothing to listen on":     {Options{Identity: good}, "neither --tcp nor --udp", 2},
 		"a port alone":             {Options{Identity: good, TCP: []string{"80"}}, `"80" is not [ADDRESS]:PORT`, 2},
 		"a port that is too large": {Options{Identity: good, UDP: []string{":65536"}}, "not between 0 and 65535", 2},
-		"a host name":              {Options{Identity: good, TCP: []string{"localhost:80"}}, "is no IPv4 address", 2},
-		"an IPv6 address":          {Options{Identity: good, TCP: []string{"[::1]:80"}}, "is no IPv4 address", 2},
+		"a host name":              {Options{Identity: good, TCP: []string{"localhost:80"}}, "is no address", 2},
+		"a mapped address":         {Options{Identity: good, TCP: []string{"[::ffff:127.0.0.1]:80"}}, "is no address", 2},
 		"a port that is taken":     {Options{Identity: good, TCP: []string{taken.Addr().String()}}, "address already in use", 0},
 	}
 	for name, c := range cases {

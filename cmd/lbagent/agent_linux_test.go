@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -195,7 +194,7 @@ func TestInterfacesMTUAndMACAreFollowed(t *testing.T) {
 		}
 	})
 	r.Balancer.SetMAC(t, "02:00:00:00:00:77")
-	waitFor(t, "the new MTU and MAC", func() bool {
+	until(t, "the new MTU and MAC", func() bool {
 		s, err := r.client.Status(t.Context())
 		return err == nil && s.Interface.MTU == 1400 && s.Interface.MAC == "02:00:00:00:00:77"
 	})
@@ -250,16 +249,5 @@ func TestServeWithoutPrivilegesExitsWithThree(t *testing.T) {
 	_ = cmd.Wait() // the exit code says it
 	if code := cmd.ProcessState.ExitCode(); code != 3 || !strings.Contains(stderr.String(), "root") {
 		t.Errorf("exit code %d: %s", code, &stderr)
-	}
-}
-
-func waitFor(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !done() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s did not come", what)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }

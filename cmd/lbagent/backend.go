@@ -118,7 +118,7 @@ func newStateCommand() *cobra.Command {
 		Short: "Set a backend's state; only an active one gets new connections",
 		Long: `Set a backend's state. Connections that it has go on in every state; only an active
 one gets new ones. One in maintenance stays in the service, one that is draining leaves it with its last connection.`,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args:      oneOf("active", "maintenance", "draining"),
 		ValidArgs: []string{"active", "maintenance", "draining"},
 	}
 	flags.add(cmd)
@@ -195,8 +195,20 @@ func describeCheck(c api.HealthCheck) string {
 	if c.Path != "" {
 		text += ", path " + c.Path
 	}
+	if c.Status != 0 {
+		text += fmt.Sprintf(", status %d", c.Status)
+	}
 	if c.Interval != 0 {
 		text += fmt.Sprintf(", every %s", c.Interval)
+	}
+	if c.Timeout != 0 {
+		text += fmt.Sprintf(", timeout %s", c.Timeout)
+	}
+	if c.Rise != 0 {
+		text += fmt.Sprintf(", rise %d", c.Rise)
+	}
+	if c.Fall != 0 {
+		text += fmt.Sprintf(", fall %d", c.Fall)
 	}
 	return text
 }

@@ -13,7 +13,7 @@ import (
 // resolved waits until the next hops of addresses are known.
 func (r *rig) resolved(t *testing.T, addresses ...netip.AddrPort) {
 	t.Helper()
-	waitFor(t, "the next hops", func() bool {
+	until(t, "the next hops", func() bool {
 		known := make(map[netip.Addr]bool)
 		all, err := r.client.Neighbours(t.Context())
 		for _, n := range all {
@@ -75,10 +75,10 @@ func TestDrainingBackendKeepsItsFlowsUntilItsDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until := time.Now().Add(2 * time.Second)
+	deadline := time.Now().Add(2 * time.Second)
 	for i := range service.Backends {
 		if service.Backends[i].Address == its {
-			service.Backends[i].State, service.Backends[i].DrainUntil = "draining", &until
+			service.Backends[i].State, service.Backends[i].DrainUntil = "draining", &deadline
 		}
 	}
 	if _, err := r.client.PutService(t.Context(), service); err != nil {
@@ -94,12 +94,12 @@ func TestDrainingBackendKeepsItsFlowsUntilItsDeadline(t *testing.T) {
 			t.Errorf("a new flow went to %s", got.backend)
 		}
 	}
-	waitFor(t, "the deadline", func() bool {
+	until(t, "the deadline", func() bool {
 		s, err := r.client.Service(t.Context(), 1)
 		return err == nil && len(s.Backends) == 1
 	})
-	if now := time.Now(); now.Before(until) {
-		t.Errorf("it left %s before its deadline", until.Sub(now))
+	if now := time.Now(); now.Before(deadline) {
+		t.Errorf("it left %s before its deadline", deadline.Sub(now))
 	}
 	r.wire.send(t, source, vip, 3)
 	if got := r.wire.receive(t); got.backend != other.Addr() {
@@ -118,19 +118,13 @@ func TestBackendThatNobodyUsesIsForgottenAfterTwoSweeps(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	for {
+	untilWithin(t, 40*time.Second, "its next hop to be followed no more", func() bool {
 		all, err := r.client.Neighbours(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(all) == 1 {
-			break
-		}
-		if time.Since(begin) > 40*time.Second {
-			t.Fatalf("its next hop is followed still: %+v", all)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+		return len(all) == 1
+	})
 	t.Logf("after %s", time.Since(begin))
 }
 
@@ -172,7 +166,7 @@ func TestBackendThatFailsItsCheckGetsNoNewFlows(t *testing.T) {
 		}
 		return s.Backends[0].Health, s.Backends[1].Health
 	}
-	waitFor(t, "the end of both", func() bool {
+	until(t, "the end of both", func() bool {
 		first, second := health()
 		return first == "quarantined" && second == "quarantined"
 	})
@@ -193,7 +187,7 @@ func TestBackendThatFailsItsCheckGetsNoNewFlows(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = listener.Close() })
 	})
-	waitFor(t, "the second's return", func() bool {
+	until(t, "the second's return", func() bool {
 		first, second := health()
 		return first == "quarantined" && second == "healthy"
 	})

@@ -118,6 +118,7 @@ func TestAgentWorksWithTheUnitsCapabilitiesAndNoOthers(t *testing.T) {
 	if diff, err := r.client.Diff(t.Context()); err != nil || !diff.Same {
 		t.Errorf("diff %+v, %v", diff, err)
 	}
+	traceChooses(t, r)
 	before := r.programID(t)
 	if err := first.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -137,6 +138,7 @@ func TestAgentWorksWithTheUnitsCapabilitiesAndNoOthers(t *testing.T) {
 	if diff, err := r.client.Diff(t.Context()); err != nil || !diff.Same {
 		t.Errorf("diff %+v, %v", diff, err)
 	}
+	traceChooses(t, r)
 	if _, err := r.client.PutService(t.Context(), api.Service{ID: 1, Frontend: vip, Backends: plain(backends[0]), TableSize: 2039}); err != nil {
 		t.Error(err)
 	}
@@ -145,6 +147,21 @@ func TestAgentWorksWithTheUnitsCapabilitiesAndNoOthers(t *testing.T) {
 	}
 	if code := second.wait(t); code != 0 || r.programID(t) != 0 {
 		t.Errorf("unload: exit code %d, program %d\n%s", code, r.programID(t), second.stderr)
+	}
+}
+
+// traceChooses has an agent that may not read Maglev tables say where flows that are not known would go.
+func traceChooses(t *testing.T, r *rig) {
+	t.Helper()
+	for port := range uint16(20) {
+		source := netip.AddrPortFrom(netip.MustParseAddr("20.1.1.100"), 50000+port)
+		trace, err := r.client.Trace(t.Context(), api.TracePacket{Protocol: "tcp", From: source, To: vip})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := chosen(t, source); trace.Backend == nil || trace.Backend.Address != want || !trace.TableUnread {
+			t.Errorf("%s goes to %+v, want %s, table unread %t", source, trace.Backend, want, trace.TableUnread)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net/netip"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -41,6 +42,40 @@ func TestChecksThroughTheVIPWithoutRawSocketsAreRefused(t *testing.T) {
 	if _, err := r.client.PutService(t.Context(), wanted); err != nil {
 		t.Errorf("in SNAT, where they are direct: %v", err)
 	}
+	wanted.Mode = ""
+	if _, err := r.client.PutService(t.Context(), wanted); err != nil {
+		t.Errorf("the same again, without its mode: %v", err)
+	}
+	for _, id := range []uint32{0, 1} {
+		err := r.client.SetMode(t.Context(), api.ModeUpdate{Mode: "dsr", ServiceID: id})
+		if !errors.As(err, &refusal) || refusal.Field != "mode" || !strings.Contains(refusal.Message, "service 1: healthCheck.via") {
+			t.Errorf("the mode of service %d becomes dsr, where checks are not direct: %v", id, err)
+		}
+	}
+}
+
+// The services of an agent that could are taken up by one that cannot, which says so.
+func TestServicesThatCannotBeCheckedAreServedAndTold(t *testing.T) {
+	r := newRig(t)
+	first := r.start(t)
+	wanted := api.Service{ID: 1, Frontend: vip, Backends: plain(backends...), TableSize: 251, HealthCheck: &api.HealthCheck{Type: "tcp", Via: "vip"}}
+	if _, err := r.client.PutService(t.Context(), wanted); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.wait(t)
+	a := r.launchBy(t, func(cmd *exec.Cmd) { r.startWithoutRawSockets(t, cmd) })
+	if !a.ready() {
+		t.Fatalf("the agent ended: %v: %s", <-a.ended, a.stderr)
+	}
+	s, err := r.client.Status(t.Context())
+	if err != nil || !strings.Contains(strings.Join(s.Warnings, "\n"), "service 1 are not checked: healthCheck.via: ") {
+		t.Errorf("%v: warnings %q", err, s.Warnings)
+	}
+	r.wire.send(t, netip.MustParseAddrPort("20.1.1.100:45678"), vip, 0)
+	r.wire.receive(t)
 }
 
 // startWithoutRawSockets starts a process of root in the balancer's namespace that

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,8 +26,35 @@ type clientFlags struct {
 }
 
 func (f *clientFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.socket, "socket", clientSocket(), "the agent's socket")
+	addSocket(cmd, &f.socket)
 	f.output.add(cmd)
+}
+
+// socketVariable names the socket where --socket does not, as in a lab's node, where the agent has one of its own.
+const socketVariable = "LBAGENT_SOCKET"
+
+func addSocket(cmd *cobra.Command, socket *string) {
+	path := os.Getenv(socketVariable)
+	if path == "" {
+		path = clientSocket()
+	}
+	cmd.Flags().StringVar(socket, "socket", path, "the agent's socket, also by $"+socketVariable)
+}
+
+// oneOf takes one argument, which is one of these.
+func oneOf(values ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		wanted := "wanted is " + strings.Join(values, ", ")
+		switch {
+		case len(args) == 0:
+			return errors.New("an argument is missing: " + wanted)
+		case len(args) > 1:
+			return fmt.Errorf("%d arguments, %s", len(args), wanted)
+		case !slices.Contains(values, args[0]):
+			return fmt.Errorf("%q: %s", args[0], wanted)
+		}
+		return nil
+	}
 }
 
 // clientCommand adds the flags, and the agent as an argument of what the command does.
@@ -85,7 +114,7 @@ func newModeCommand() *cobra.Command {
 		Use:       "update dsr|snat",
 		Short:     "Switch the mode of every service, or of one",
 		Long:      "Switch the mode of every service and the default, or with --id of one. Established connections go on in the mode in which they began.",
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args:      oneOf("dsr", "snat"),
 		ValidArgs: []string{"dsr", "snat"},
 	}
 	update.Flags().Uint32Var(&id, "id", 0, "only this service")
@@ -107,7 +136,7 @@ func newNeighbourCommand() *cobra.Command {
 	}, func(ctx context.Context, agent api.Agent, c *call) error {
 		address, err := netip.ParseAddr(c.args[0])
 		if err != nil {
-			return usageError{err}
+			return usageError{fmt.Errorf("%q is no address", c.args[0])}
 		}
 		n, err := agent.RefreshNeighbour(ctx, address)
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"l4lab/agent/api"
 )
@@ -57,17 +56,6 @@ func (c *configured) start(t *testing.T, more ...string) *agent {
 	return a
 }
 
-// until waits for something that a process does by itself.
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if is() {
-			return
-		}
-	}
-	t.Fatalf("waited for %s", what)
-}
-
 func (c *configured) ids(t *testing.T) string {
 	t.Helper()
 	services, err := c.client.Services(t.Context())
@@ -106,6 +94,7 @@ func TestConfigFileIsTheDesiredStateAtTheStartAndAtSIGHUP(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the second service", func() bool { return c.ids(t) == "[1 2]" })
+	c.wantOverlap(t, true)
 	until(t, "a word in the log", func() bool { return strings.Contains(a.stderr.String(), `"msg":"the config file is in place"`) })
 	for _, line := range strings.Split(strings.TrimSpace(a.stderr.String()), "\n") {
 		if !json.Valid([]byte(line)) {
@@ -115,6 +104,20 @@ func TestConfigFileIsTheDesiredStateAtTheStartAndAtSIGHUP(t *testing.T) {
 	until(t, "another word on VLAN tags", func() bool { return c.vlan(t) == "drop" })
 	c.write(t, second)
 	until(t, "the first service to go without a signal", func() bool { return c.ids(t) == "[2]" })
+	c.write(t, second+"nat: {minPort: 61000, maxPort: 65535}\n") // beyond Linux' own, 32768 to 60999
+	c.wantOverlap(t, false)
+}
+
+// wantOverlap waits until status warns of SNAT's ports, or does not any more.
+func (c *configured) wantOverlap(t *testing.T, want bool) {
+	t.Helper()
+	until(t, fmt.Sprintf("a warning of SNAT's ports to be there: %t", want), func() bool {
+		s, err := c.client.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(strings.Join(s.Warnings, "\n"), "replies may go astray") == want
+	})
 }
 
 func TestBadConfigFileChangesNothingAndIsLoggedWithAllFaults(t *testing.T) {
@@ -179,12 +182,14 @@ func TestKilledAgentStartsWithItsConfigFile(t *testing.T) {
 	if code, out := exitOf(t, "diff", "--socket", c.socket); code != 0 || !strings.Contains(out, "no difference") {
 		t.Errorf("diff: %d\n%s", code, out)
 	}
-	c.write(t, strings.Replace(oneService, "backends", "mode: snat\n  backends", 1))
-	code, out := exitOf(t, "diff", "--socket", c.socket, "--config", c.file, "-o", "json")
+	other := *c // the agent follows its own, and may be sooner
+	other.file += ".other"
+	other.write(t, strings.Replace(oneService, "backends", "mode: snat\n  backends", 1))
+	code, out := exitOf(t, "diff", "--socket", c.socket, "--config", other.file, "-o", "json")
 	var diff api.Diff
 	text, _, _ := strings.Cut(out, "lbagent:")
 	if err := json.Unmarshal([]byte(text), &diff); err != nil || code != 1 || diff.Same || len(diff.Services) != 1 || diff.Services[0].Fields[0].Field != "mode" {
-		t.Errorf("diff of a file that the agent has not read yet: %d, %v\n%s", code, err, out)
+		t.Errorf("diff of a file that the agent does not have: %d, %v\n%s", code, err, out)
 	}
 }
 

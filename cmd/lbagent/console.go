@@ -34,7 +34,7 @@ first failing line ends it with that line's exit code. # begins a comment.`,
 			return c.script(cmd.Context(), cmd.InOrStdin())
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", clientSocket(), "the agent's socket")
+	addSocket(cmd, &socket)
 	return cmd
 }
 
@@ -116,6 +116,10 @@ func (c console) commands() *cobra.Command {
 		Short:         "Commands of the console; exit leaves it",
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return usageError{fmt.Errorf("unknown command %q; help lists them", strings.Join(args, " "))}
+		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if f := cmd.Flags().Lookup("socket"); f != nil && !f.Changed {
 				if err := f.Value.Set(c.socket); err != nil {

@@ -11,6 +11,7 @@ import (
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
 	"l4lab/agent/device"
+	"l4lab/agent/metrics"
 )
 
 // The exit codes.
@@ -42,7 +43,8 @@ func exitCode(err error) int {
 		return exitUnsupported
 	case errors.As(err, &refusal) && refusal.Code/100 == 4 && refusal.Code != http.StatusRequestTimeout:
 		return exitUsage
-	case errors.Is(err, device.ErrUnusable), errors.Is(err, api.ErrNoGroup):
+	case errors.Is(err, device.ErrUnusable), errors.Is(err, api.ErrNoGroup),
+		errors.Is(err, metrics.ErrNotLoopback), errors.Is(err, metrics.ErrNoAddress):
 		return exitUsage
 	}
 	return exitFailure

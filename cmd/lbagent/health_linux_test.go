@@ -58,7 +58,7 @@ func TestBackendWhoseServerDiesIsQuarantinedAndReturns(t *testing.T) {
 	l.pages["b1"].start(t)
 	l.becomes(t, backends[0], "healthy")
 	l.wantBoth(t)
-	waitFor(t, "the return in the log", func() bool { return strings.Contains(a.stderr.String(), "backend is healthy again") })
+	until(t, "the return in the log", func() bool { return strings.Contains(a.stderr.String(), "backend is healthy again") })
 	if name, err := held.get(pageURL); name != "b2" || err != nil || held.dials != 1 {
 		t.Errorf("the established connection at the end: %q, %v, made %d times", name, err, held.dials)
 	}

@@ -202,7 +202,7 @@ func (l *lan) serve(t *testing.T, check api.HealthCheck) {
 		t.Fatal(err)
 	}
 	l.resolved(t, backends...)
-	waitFor(t, "the first checks", func() bool {
+	until(t, "the first checks", func() bool {
 		all, err := l.client.Health(t.Context())
 		return err == nil && len(all) == 2 && all[0].Result == "passed" && all[1].Result == "passed"
 	})
@@ -220,7 +220,7 @@ func (l *lan) wantBoth(t *testing.T) {
 func (l *lan) becomes(t *testing.T, backend netip.AddrPort, health string) time.Duration {
 	t.Helper()
 	begin := time.Now()
-	waitFor(t, backend.String()+" "+health, func() bool {
+	until(t, backend.String()+" "+health, func() bool {
 		s, err := l.client.Service(t.Context(), 1)
 		if err != nil {
 			return false

@@ -36,7 +36,7 @@ func (r *rig) eventRate(t *testing.T) uint32 {
 
 func (r *rig) waitForRate(t *testing.T, want uint32) {
 	t.Helper()
-	waitFor(t, "the rate of the events", func() bool { return r.eventRate(t) == want })
+	until(t, "the rate of the events", func() bool { return r.eventRate(t) == want })
 }
 
 // listener is a running `lbagent monitor`.
@@ -88,7 +88,7 @@ func (l *listener) events(t *testing.T) (all []api.FlowEvent) {
 func (r *rig) listening(t *testing.T, l *listener) {
 	t.Helper()
 	port := uint16(50000)
-	waitFor(t, "the listener", func() bool {
+	until(t, "the listener", func() bool {
 		port++
 		r.wire.send(t, netip.AddrPortFrom(netip.MustParseAddr("20.1.1.100"), port), vip, 0)
 		return l.out.String() != ""
@@ -117,17 +117,20 @@ func TestMonitorShowsWhatHappensToFlowsUntilItIsInterrupted(t *testing.T) {
 	if rate := r.eventRate(t); rate != 0 {
 		t.Errorf("without a listener the rate is %d", rate)
 	}
-	machine, human, drops := r.monitor(t, "-o", "json"), r.monitor(t), r.monitor(t, "-o", "json", "--service", "2", "--kind", "dropped", "--rate", "2000")
+	// The highest rate holds, so each shows by its own that it is there.
+	machine := r.monitor(t, "-o", "json")
+	r.waitForRate(t, api.DefaultEventRate)
+	human := r.monitor(t, "--rate", "1500")
+	r.waitForRate(t, 1500)
+	drops := r.monitor(t, "-o", "json", "--service", "2", "--kind", "dropped", "--rate", "2000")
 	r.waitForRate(t, 2000)
-	// Each listener is there once it has the first message.
-	time.Sleep(300 * time.Millisecond)
 
 	begin := time.Now()
 	r.wire.send(t, source, vip, 0)
 	r.wire.receive(t)
 	r.wire.sendTCP(t, source, vip, layers.TCP{RST: true})
 	r.wire.send(t, source, other, 0)
-	waitFor(t, "the events", func() bool { return len(machine.events(t)) == 3 && len(drops.events(t)) == 1 })
+	until(t, "the events", func() bool { return len(machine.events(t)) == 3 && len(drops.events(t)) == 1 })
 	flow := api.FlowEvent{Protocol: "tcp", Source: source, Dest: vip, Backend: chosen(t, source), ServiceID: 1, Mode: "dsr"}
 	for i, e := range machine.events(t) {
 		if d := e.Time.Sub(begin); d < -time.Second || d > 5*time.Second {
@@ -142,10 +145,12 @@ func TestMonitorShowsWhatHappensToFlowsUntilItIsInterrupted(t *testing.T) {
 			t.Errorf("event %d is %+v, want %+v", i, e, want)
 		}
 	}
+	until(t, "what people read", func() bool { return strings.Count(human.out.String(), "\n") == 3 })
 	drops.interrupt(t)
+	r.waitForRate(t, 1500)
+	human.interrupt(t)
 	r.waitForRate(t, api.DefaultEventRate)
 	machine.interrupt(t)
-	human.interrupt(t)
 	r.waitForRate(t, 0)
 	text := human.out.String()
 	t.Logf("\n%s%s", text, human.errOut)
@@ -168,13 +173,19 @@ func TestMonitorSaysHowManyEventsWereBeyondTheRate(t *testing.T) {
 	r.put(t)
 	m := r.monitor(t, "--rate", "5", "-o", "json")
 	r.waitForRate(t, 5)
-	time.Sleep(300 * time.Millisecond)
 	for port := range uint16(200) {
 		r.wire.send(t, netip.AddrPortFrom(netip.MustParseAddr("20.1.1.100"), 40000+port), vip, 0)
 		r.wire.receive(t)
 	}
-	waitFor(t, "some events", func() bool { return len(m.events(t)) > 0 })
-	time.Sleep(600 * time.Millisecond) // what was lost is told four times a second
+	// What was lost is told four times a second, so before an event that came half a second later.
+	begin, port := time.Now(), uint16(50000)
+	until(t, "an event after the loss was told", func() bool {
+		port++
+		r.wire.send(t, netip.AddrPortFrom(netip.MustParseAddr("20.1.1.100"), port), vip, 0)
+		r.wire.receive(t)
+		all := m.events(t)
+		return len(all) > 0 && all[len(all)-1].Time.After(begin.Add(500*time.Millisecond))
+	})
 	m.interrupt(t)
 	t.Log(m.errOut)
 	if said := m.errOut.String(); strings.Contains(said, " 0 beyond the rate") || len(m.events(t)) > 150 {
@@ -194,7 +205,7 @@ func TestListenersEventsGoOnWhenTheInterfaceChanges(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	waitFor(t, "the new MTU", func() bool {
+	until(t, "the new MTU", func() bool {
 		s, err := r.client.Status(t.Context())
 		return err == nil && s.Interface.MTU == 1400
 	})

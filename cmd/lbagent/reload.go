@@ -89,7 +89,7 @@ func (f *follower) follow(ctx context.Context, asked bool, reload func(context.C
 func logFaults(log *slog.Logger, err error) {
 	var faults strictyaml.Faults
 	if !errors.As(err, &faults) {
-		log.Error("the config file is not taken over: everything stays as it was", "error", err)
+		log.Error("the config file is not taken over", "error", err) // which says what is not as it was, if anything
 		return
 	}
 	log.Error("the config file is not taken over: everything stays as it was", "faults", len(faults))

@@ -223,3 +223,18 @@ func chosen(t *testing.T, source netip.AddrPort) netip.AddrPort {
 	}
 	return backends[table[maglev.Slot(source, vip, 6, 2039, false)]]
 }
+
+// until waits for something that a process does by itself.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	untilWithin(t, 15*time.Second, what, is)
+}
+
+func untilWithin(t *testing.T, patience time.Duration, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s for %s", patience, what)
+		}
+	}
+}

@@ -80,6 +80,9 @@ Port 0 of frontend and backends is all ports that no other service of the VIP ha
 			}
 			wanted.Sources = append(wanted.Sources, p)
 		}
+		if len(wanted.Backends) == 0 {
+			return usageError{errors.New("--backends: none given; `service delete` removes a service")}
+		}
 		if wanted.ID == 0 {
 			return usageError{fmt.Errorf("--id: is 0; wanted is 1 to %d", api.MaxServiceID)}
 		}
@@ -164,6 +167,7 @@ func options(s api.Service) []string {
 type checkFlags struct {
 	check    api.HealthCheck
 	interval time.Duration
+	timeout  time.Duration
 }
 
 func (f *checkFlags) add(cmd *cobra.Command) {
@@ -172,13 +176,17 @@ func (f *checkFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.check.Via, "check-via", "", "direct, or vip through the VIP's own path (default direct)")
 	flags.Uint16Var(&f.check.Port, "check-port", 0, "port to check (default the service's)")
 	flags.StringVar(&f.check.Path, "check-path", "", "path of an http check (default /)")
+	flags.IntVar(&f.check.Status, "check-status", 0, "status that an http check wants (default any of 200 to 399)")
 	flags.DurationVar(&f.interval, "check-interval", 0, "time between two checks of a backend (default 5s)")
+	flags.DurationVar(&f.timeout, "check-timeout", 0, "time that one check may take (default 1s)")
+	flags.IntVar(&f.check.Rise, "check-rise", 0, "good results in a row that bring a backend back (default 2)")
+	flags.IntVar(&f.check.Fall, "check-fall", 0, "bad results in a row that quarantine it (default 3)")
 }
 
 // wanted is nil when no check is asked for.
 func (f *checkFlags) wanted() (*api.HealthCheck, error) {
 	c := f.check
-	c.Interval = api.Duration(f.interval)
+	c.Interval, c.Timeout = api.Duration(f.interval), api.Duration(f.timeout)
 	if c.Type != "" {
 		return &c, nil
 	}

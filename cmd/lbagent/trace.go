@@ -31,6 +31,7 @@ Of a flow that is not known the packet is a SYN, else an ACK, if neither --syn n
 	flags.StringVar(&from, "from", "", "source of the packet")
 	flags.StringVar(&to, "to", "", "destination of the packet")
 	flags.BoolVar(&syn, "syn", true, "the packet is a SYN; false: an ACK (default true where the flow is not known)")
+	flags.Lookup("syn").DefValue = "false" // which the help leaves out: the default depends
 	flags.StringVar(&packet.Flags, "flags", "", "TCP flags, of the letters S, A, F and R, instead of --syn")
 	flags.IntVar(&packet.Length, "length", 0, "bytes of IP (default the fewest)")
 	flags.BoolVar(&packet.MayFragment, "may-fragment", false, "an IPv4 packet without DF")
@@ -46,7 +47,10 @@ Of a flow that is not known the packet is a SYN, else an ACK, if neither --syn n
 		if flags.Changed("syn") && packet.Flags != "" {
 			return usageError{errors.New("--syn and --flags exclude one another")}
 		}
-		if flags.Changed("syn") && packet.Protocol == "tcp" {
+		if flags.Changed("syn") && packet.Protocol != "tcp" {
+			return usageError{errors.New("--syn is TCP's")}
+		}
+		if flags.Changed("syn") {
 			packet.Flags = map[bool]string{true: "S", false: "A"}[syn]
 		}
 		trace, err := agent.Trace(ctx, packet)
@@ -82,4 +86,7 @@ func traceRows(t *table, trace api.Trace) {
 		}
 	}
 	t.row(verdict)
+	if trace.TableUnread {
+		t.row("note: by the Maglev table as the agent wrote it: it would need CAP_SYS_ADMIN to read the map's")
+	}
 }

@@ -52,7 +52,11 @@ func TestTraceFollowsAFlowFromItsFirstPacketOn(t *testing.T) {
 func TestMetricsForOthersMustBePermitted(t *testing.T) {
 	r := newRig(t)
 	a := r.launch(t, "--metrics", "0.0.0.0:9100")
-	if code := a.wait(t); code == 0 || !strings.Contains(a.stderr.String(), "--metrics-public") {
+	if code := a.wait(t); code != exitUsage || !strings.Contains(a.stderr.String(), "--metrics-public") {
+		t.Errorf("exit code %d: %s", code, a.stderr)
+	}
+	a = r.launch(t, "--metrics", "9100")
+	if code := a.wait(t); code != exitUsage || !strings.Contains(a.stderr.String(), `--metrics: "9100" is no ADDRESS:PORT`) {
 		t.Errorf("exit code %d: %s", code, a.stderr)
 	}
 	b := r.start(t, "--metrics", "0.0.0.0:9100", "--metrics-public")

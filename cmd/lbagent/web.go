@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -37,7 +38,7 @@ one line a request.`,
 			var err error
 			if address != "" {
 				if options.Address, err = netip.ParseAddr(address); err != nil {
-					return &web.OptionError{Option: "address", Message: err.Error()}
+					return &web.OptionError{Option: "address", Message: fmt.Sprintf("%q is no address", address)}
 				}
 			}
 			options.Log = slog.New(slog.NewTextHandler(cmd.OutOrStdout(), nil))
@@ -54,7 +55,7 @@ one line a request.`,
 	flags.StringVar(&options.Name, "name", "", "name of this backend")
 	flags.StringVar(&address, "address", "", "address of this backend, as the page shows it")
 	flags.StringVar(&options.OS, "os", "", "operating system, as the page shows it")
-	flags.StringSliceVar(&options.TCP, "tcp", nil, "addresses to serve HTTP on, [ADDRESS]:PORT")
-	flags.StringSliceVar(&options.UDP, "udp", nil, "addresses to answer datagrams on, [ADDRESS]:PORT")
+	flags.StringSliceVar(&options.TCP, "tcp", nil, "addresses to serve HTTP on, [ADDRESS]:PORT; without an address, all of both families")
+	flags.StringSliceVar(&options.UDP, "udp", nil, "addresses to answer datagrams on, as --tcp")
 	return cmd
 }

@@ -63,7 +63,10 @@ func hasXDP(link netlink.Link) bool {
 	return x != nil && x.Attached
 }
 
-func (s system) socket() string { return filepath.Join(s.dir, "agent.sock") }
+func (s system) socket() string { return socketIn(s.dir) }
+
+// socketIn is where the agent of a node listens.
+func socketIn(dir string) string { return filepath.Join(dir, "agent.sock") }
 
 // EnsurePage implements role.System.
 func (s system) EnsurePage(ctx context.Context, p role.Page) error {

@@ -24,6 +24,9 @@ import (
 // nodeVariable is set in the environment of all that Run runs: the node's folder.
 const nodeVariable = "LABCTL_NODE"
 
+// agentVariable names the socket of the node's agent to `lbagent` in the node, where there is one.
+const agentVariable = "LBAGENT_SOCKET"
+
 // cancelPatience is how long a cancelled command may take to end by itself.
 const cancelPatience = 2 * time.Second
 
@@ -70,6 +73,9 @@ func (g nsGuest) Run(ctx context.Context, c guest.Command) error {
 	cmd.WaitDelay = cancelPatience
 	// By this mark down finds what a command left running in the node.
 	cmd.Env = append(os.Environ(), nodeVariable+"="+g.dir)
+	if socket := socketIn(g.dir); isSocket(socket) {
+		cmd.Env = append(cmd.Env, agentVariable+"="+socket)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := g.enter(func(ns namespace) error { return ns.do(cmd.Start) }); err != nil {
 		return fmt.Errorf("%s: run %s: %w", g.machine, strings.Join(c.Argv, " "), err)
@@ -92,6 +98,11 @@ func (g nsGuest) Run(ctx context.Context, c guest.Command) error {
 		code = 128 + int(status.Signal())
 	}
 	return &guest.ExitError{Argv: c.Argv, Code: code, Stderr: stderr.String()}
+}
+
+func isSocket(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&os.ModeSocket != 0
 }
 
 // forward passes signals on to a process until it has ended.

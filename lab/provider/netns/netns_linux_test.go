@@ -255,6 +255,33 @@ func TestGuestKeepsToItsFolder(t *testing.T) {
 	}
 }
 
+// `lbagent status` in the balancer's node asks the node's own agent.
+func TestRunNamesTheSocketOfTheNodesAgent(t *testing.T) {
+	d, pl := newLab(t, "tnsocket")
+	bringUp(t, d, pl)
+	g := machine(t, d, pl, "be1").Guest
+	said := func() string {
+		t.Helper()
+		var out strings.Builder
+		if err := g.Run(t.Context(), guest.Command{Argv: []string{"sh", "-c", "echo $LBAGENT_SOCKET"}, Stdout: &out}); err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out.String())
+	}
+	if got := said(); got != "" {
+		t.Errorf("without an agent it is %q", got)
+	}
+	path := filepath.Join(g.(nsGuest).dir, "agent.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if got := said(); got != path {
+		t.Errorf("with an agent it is %q, want %q", got, path)
+	}
+}
+
 func TestRunPassesStreamsAndCodes(t *testing.T) {
 	d, pl := newLab(t, "tnrun")
 	bringUp(t, d, pl)
