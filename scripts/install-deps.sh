@@ -6,7 +6,10 @@
 #
 #   build     gcc and the C library's headers: `go test -race` needs cgo
 #   test      iproute2 and curl: the end-to-end suite uses them to look at the lab
-#             as a user would
+#             as a user would; openssh-server: what the guests' tests log in at,
+#             and sudo, which simulated Linux guests use; python3-winrm, a WinRM
+#             client that is not ours, tries the simulated host; node and npm
+#             run the grammar that the PowerShell scripts are checked with
 #   generate  clang-19 and llvm-19, which compile the eBPF programs
 #
 # Exit code 2: unknown group. 3: something is missing and cannot be installed
@@ -36,6 +39,11 @@ for group in "$@"; do
 	test)
 		want iproute2 ip
 		want curl curl
+		want python3-winrm /usr/lib/python3/dist-packages/winrm/__init__.py
+		want openssh-server /usr/sbin/sshd
+		want nodejs node
+		want npm npm
+		want sudo sudo
 		;;
 	generate)
 		want clang-19 clang-19

@@ -30,6 +30,15 @@ fi
 # Tests build programs too, also where git refuses to speak of this folder.
 git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 
+pester=0
+missing=$(scripts/pester.sh 2>&1 >/dev/null) || pester=$?
+if ((pester == 3)); then
+	notes+=(-note "the Pester tests of the PowerShell scripts: $missing")
+elif ((pester != 0)); then
+	echo "test: the Pester tests failed; see scripts/pester.sh" >&2
+	exit 1
+fi
+
 make --no-print-directory build CGO_ENABLED=0
 # Built beforehand: `go run` would turn every exit code into 1.
 lines=$(mktemp -d)
