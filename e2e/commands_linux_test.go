@@ -74,7 +74,7 @@ func (s *suite) commands() {
 	})
 
 	It("walk through the demo and leave nothing", func() {
-		demo := s.labctl("demo", "--name", s.name("walk"))
+		demo := s.proof("demo", "--name", s.name("walk"))
 		Expect(demo).To(Succeeds(), demo.String())
 		Expect(demo.Stdout).NotTo(ContainSubstring("✗"))
 		Expect(s.leftovers(s.name("walk"))).To(BeEmpty())
@@ -202,14 +202,14 @@ func (s *suite) commandsOnDemo() {
 	})
 
 	It("prove one mode with a table and exit 0", func() {
-		r := s.labctl("test", "--mode", "dsr")
+		r := s.proof("test", "--mode", "dsr")
 		Expect(r).To(Succeeds(), r.String())
 		Expect(r.Stdout).To(And(MatchRegexp(`RESULT +MODE +SERVICE +CHECK`), MatchRegexp(`(?m)^pass +dsr +1 `), ContainSubstring(" 0 failed")))
 	})
 
 	It("prove both modes as JSON and as JUnit, and put the mode back", func() {
 		junit := filepath.Join(GinkgoT().TempDir(), "junit.xml")
-		r := s.labctl("test", "-o", "json", "--junit", junit)
+		r := s.proof("test", "-o", "json", "--junit", junit)
 		Expect(r).To(Succeeds(), r.String())
 		var report probe.Report
 		Expect(json.Unmarshal([]byte(r.Stdout), &report)).To(Succeed())

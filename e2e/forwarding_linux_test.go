@@ -20,7 +20,7 @@ func (s *suite) forwarding() {
 			t := demo(s.name("paths"))
 			edit(&t)
 			s.up(t)
-			r := s.labctl("test", "--mode", "all", "--name", t.Name)
+			r := s.proof("test", "--mode", "all", "--name", t.Name)
 			Expect(r).To(Succeeds(), r.String())
 			Expect(r.Stdout).NotTo(ContainSubstring("unverifiable  "))
 		},

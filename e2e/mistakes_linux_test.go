@@ -15,6 +15,7 @@ import (
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/netns"
 	"l4lab/lab/state"
+	"l4lab/topology"
 )
 
 // correct is a topology that up takes; each mistake is one replacement in it.
@@ -151,7 +152,7 @@ func (s *suite) mistakes() {
 		driver := netns.New()
 		driver.Provider = withoutXDP{driver.Provider}
 		l := lab.Open(s.name("old"), lab.Options{
-			Store: state.NewStore(s.state), Drivers: []provider.Driver{driver}, Program: filepath.Join(s.bin, "lbagent"),
+			Store: state.NewStore(s.state), Drivers: []provider.Driver{driver}, Programs: lab.Programs{topology.Linux: filepath.Join(s.bin, "lbagent")},
 		})
 		_, err := l.Up(context.Background(), demo(s.name("old")), lab.UpOptions{})
 		var missing *provider.MissingError
@@ -181,8 +182,8 @@ func contentOf(data []byte) func(path string) error {
 // withoutXDP is a provider on a kernel that has all but XDP.
 type withoutXDP struct{ provider.Provider }
 
-func (w withoutXDP) Check(ctx context.Context) []provider.Requirement {
-	requirements := w.Provider.Check(ctx)
+func (w withoutXDP) Check(ctx context.Context, pl provider.Lab) []provider.Requirement {
+	requirements := w.Provider.Check(ctx, pl)
 	for i, r := range requirements {
 		if r.Name == "XDP" {
 			requirements[i].OK, requirements[i].Found, requirements[i].Remedy = false, "not supported", "use a newer kernel"

@@ -33,6 +33,8 @@ func TestLabctl(t *testing.T) {
 		Describe("repairing", s.repairing)
 		Describe("interrupting", s.interrupting)
 		Describe("forwarding", s.forwarding)
+		Describe("a simulated Hyper-V host", Ordered, ContinueOnFailure, s.hyperv)
+		Describe("a Hyper-V host that fails", Ordered, ContinueOnFailure, s.hypervFaults)
 		Describe("balancing", Ordered, ContinueOnFailure, s.balancing)
 		Describe("a seeded fault", Ordered, ContinueOnFailure, s.faults)
 	})

@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	. "github.com/onsi/gomega"
+
+	"l4lab/lab/provider/fabric"
 )
 
 // runNetns is where named namespaces lie.
@@ -24,21 +26,45 @@ func (s *suite) namespaces(lab string) []string {
 		prefix = lab + "-"
 	}
 	paths, _ := filepath.Glob(filepath.Join(runNetns, prefix+"*"))
-	return paths
+	return append(paths, s.simulatedNamespaces(lab)...)
+}
+
+// simulatedNamespaces returns those of a lab's simulated host and its guests,
+// which are known by their mark: their names begin with a hash.
+func (s *suite) simulatedNamespaces(lab string) []string {
+	paths, _ := filepath.Glob(filepath.Join(runNetns, "hv*"))
+	var found []string
+	for _, path := range paths {
+		ns, err := fabric.Open(filepath.Base(path))
+		if err != nil {
+			continue // another test's, gone meanwhile
+		}
+		mark, err := ns.Mark()
+		ns.Close()
+		if err == nil && strings.HasPrefix(mark, "hvsim "+filepath.Join(s.state, lab)+"/") {
+			found = append(found, path)
+		}
+	}
+	return found
 }
 
 // processes returns the pids, with their command lines, of programs that lie
-// in a lab's folder; "" means all labs of this suite.
+// in a lab's folder, and of its simulated host and that one's guests, which have
+// its folder in their environment; "" means all labs of this suite.
 func (s *suite) processes(lab string) []string {
 	prefix := filepath.Join(s.state, lab) + "/"
 	var found []string
 	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, exe := range exes {
 		target, err := os.Readlink(exe)
-		if err != nil || !strings.HasPrefix(target, prefix) {
+		if err != nil {
 			continue
 		}
 		pid := filepath.Base(filepath.Dir(exe))
+		environment, _ := os.ReadFile(filepath.Join("/proc", pid, "environ"))
+		if !strings.HasPrefix(target, prefix) && !strings.Contains(string(environment), "HVSIM="+prefix) {
+			continue
+		}
 		line, _ := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
 		if len(line) == 0 {
 			continue // a zombie: it has ended

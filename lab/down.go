@@ -33,7 +33,7 @@ func (l *Lab) Down(ctx context.Context) (removed bool, err error) {
 	}
 	var errs *multierror.Error
 	for _, d := range drivers {
-		if err := provider.CheckFatal(d.Name, d.Check(ctx)); err != nil {
+		if err := provider.CheckRemoval(d.Name, d.Check(ctx, pl)); err != nil {
 			errs = multierror.Append(errs, err)
 			continue
 		}
@@ -55,9 +55,10 @@ func (l *Lab) exists(ctx context.Context) (bool, error) {
 		return true, nil // whether it is a lab's, the lock says
 	}
 	for _, d := range l.options.Drivers {
-		actual, err := d.Observe(ctx, provider.Lab{Topology: topology.Topology{Name: l.name}, Dir: l.Dir()})
+		pl := provider.Lab{Topology: topology.Topology{Name: l.name}, Dir: l.Dir()}
+		actual, err := d.Observe(ctx, pl)
 		if err != nil {
-			if missing := provider.CheckFatal(d.Name, d.Check(ctx)); missing != nil {
+			if missing := provider.CheckRemoval(d.Name, d.Check(ctx, pl)); missing != nil {
 				return false, missing
 			}
 			return false, fmt.Errorf("look at lab %s: %w", l.name, err)
@@ -76,10 +77,10 @@ func (l *Lab) remembered() ([]provider.Driver, provider.Lab, error) {
 	st, err := l.options.Store.Load(l.name)
 	switch {
 	case errors.Is(err, state.ErrNone):
-		return l.options.Drivers, pl, nil
+		return l.seeing(pl, false), pl, nil
 	case err != nil:
-		l.options.Listen(Event{Time: time.Now(), Lab: l.name, Phase: "warning", Error: err.Error()})
-		return l.options.Drivers, pl, nil
+		l.warn(err.Error())
+		return l.seeing(pl, true), pl, nil
 	}
 	pl.Topology = st.Topology
 	d, err := l.driver(st.Provider)
@@ -91,4 +92,26 @@ func (l *Lab) remembered() ([]provider.Driver, provider.Lab, error) {
 		return nil, pl, err
 	}
 	return []provider.Driver{d}, pl, nil
+}
+
+// seeing returns the providers that can look for a lab by its name and folder
+// alone; aloud, what the others cannot look at is told.
+func (l *Lab) seeing(pl provider.Lab, aloud bool) []provider.Driver {
+	var drivers []provider.Driver
+	for _, d := range l.options.Drivers {
+		if b, ok := d.Provider.(provider.Blind); ok {
+			if unseen := b.Unseen(pl); unseen != "" {
+				if aloud {
+					l.warn(unseen)
+				}
+				continue
+			}
+		}
+		drivers = append(drivers, d)
+	}
+	return drivers
+}
+
+func (l *Lab) warn(text string) {
+	l.options.Listen(Event{Time: time.Now(), Lab: l.name, Phase: "warning", Error: text})
 }

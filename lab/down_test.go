@@ -69,7 +69,7 @@ func TestDown(t *testing.T) {
 			name: "needs no program of the agent's",
 			arrange: func(t *testing.T, s *site) {
 				s.up(t)
-				if err := os.Remove(s.options.Program); err != nil {
+				if err := os.Remove(s.options.Programs[topology.Linux]); err != nil {
 					t.Fatal(err)
 				}
 			},

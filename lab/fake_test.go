@@ -75,7 +75,7 @@ func newWorld() *world {
 func (w *world) driver(name string) provider.Driver {
 	return provider.Driver{
 		Name:         name,
-		Capabilities: provider.Capabilities{Emulates: []topology.OS{topology.Windows}, MaxMTU: 3506},
+		Capabilities: provider.Capabilities{Emulates: []topology.OS{topology.Windows}, Client: topology.Windows, MaxMTU: 3506},
 		Provider:     fakeProvider{w},
 	}
 }
@@ -140,7 +140,9 @@ func (w *world) do(ctx context.Context, call string, effect func() error) error 
 
 type fakeProvider struct{ *world }
 
-func (p fakeProvider) Check(context.Context) []provider.Requirement { return p.requirements }
+func (p fakeProvider) Check(context.Context, provider.Lab) []provider.Requirement {
+	return p.requirements
+}
 
 func (p fakeProvider) Observe(_ context.Context, lab provider.Lab) (provider.Actual, error) {
 	p.mu.Lock()
@@ -278,6 +280,10 @@ func (s fakeSystem) Observe(context.Context) (role.Facts, error) {
 	return s.Machines[s.key].facts(), nil
 }
 
+func (s fakeSystem) Logs(ctx context.Context) (map[string]io.ReadCloser, error) {
+	return role.LogFiles(ctx, fakeGuest(s))
+}
+
 func (s fakeSystem) EnsureVIPs(ctx context.Context, vips []netip.Addr) error {
 	return s.on(ctx, "EnsureVIPs", func(m *machine) { m.VIPs = append([]netip.Addr(nil), vips...) })
 }
@@ -325,6 +331,10 @@ func (s fakeSystem) DecapStatus(context.Context) (api.DecapStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return api.DecapStatus{Attached: s.Machines[s.key].Decap != ""}, nil
+}
+
+func (s fakeSystem) EphemeralPorts(context.Context) (low, high uint16, err error) {
+	return 32768, 60999, nil
 }
 
 type fakeGuest struct{ fakeMachine }

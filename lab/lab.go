@@ -7,13 +7,10 @@ package lab
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -30,8 +27,8 @@ type Options struct {
 	Store state.Store
 	// Drivers are the providers at hand; the first is the default.
 	Drivers []provider.Driver
-	// Program is the path of the lbagent binary that is pushed to nodes.
-	Program string
+	// Programs are the lbagent binaries that are pushed to nodes.
+	Programs Programs
 	// Listen receives every event; nil: nobody does.
 	Listen func(Event)
 }
@@ -182,39 +179,23 @@ func (l *Lab) Mode(ctx context.Context, service uint32, mode topology.Mode) erro
 	return l.options.Store.Save(r.state)
 }
 
-// Logs opens what a machine's daemons wrote, by the daemon's name: "agent", "web".
+// logger is a role.System whose daemons leave something to read.
+type logger interface {
+	// Logs opens what the machine's daemons wrote, by the daemon's name: "agent",
+	// "web", "decap".
+	Logs(ctx context.Context) (map[string]io.ReadCloser, error)
+}
+
+// Logs opens what a machine's daemons wrote, by the daemon's name: "agent",
+// "web", "decap". A machine that runs none has none.
 func (l *Lab) Logs(ctx context.Context, machine string) (map[string]io.ReadCloser, error) {
 	m, err := l.Machine(machine)
 	if err != nil {
 		return nil, err
 	}
-	logs := map[string]io.ReadCloser{}
-	for _, name := range []string{"agent", "web"} {
-		f, err := m.Guest.Pull(ctx, name+".log")
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			for _, open := range logs {
-				open.Close()
-			}
-			return nil, err
-		}
-		logs[name] = f
+	system, ok := m.System.(logger)
+	if !ok {
+		return nil, nil
 	}
-	return logs, nil
-}
-
-// programHash returns the SHA-256 of the agent's binary.
-func (l *Lab) programHash() (string, error) {
-	f, err := os.Open(l.options.Program)
-	if err != nil {
-		return "", fmt.Errorf("find the agent's program: %w; build it with `make build`, or name it with --agent", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read the agent's program: %w", err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return system.Logs(ctx)
 }

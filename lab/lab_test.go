@@ -141,6 +141,9 @@ func TestStatusOfALabThatIsWell(t *testing.T) {
 		if n.Emulated {
 			emulated = append(emulated, n.Name)
 		}
+		if n.Name == "client" && n.OS != topology.Windows {
+			t.Errorf("the client runs %s, not what the provider says", n.OS)
+		}
 		if !n.Healthy || n.State != lab.NodeUp {
 			t.Errorf("%s is %s: %s", n.Name, n.State, n.Health)
 		}

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 
 	"l4lab/agent/api"
 	"l4lab/lab/capture"
-	"l4lab/lab/guest"
 	"l4lab/lab/probe"
 	"l4lab/lab/provider"
 	"l4lab/lab/role"
@@ -33,6 +31,9 @@ func (l *Lab) Test(ctx context.Context, o probe.Options) (probe.Report, error) {
 	actual, err := r.driver.Observe(ctx, r.lab)
 	if err != nil {
 		return probe.Report{}, fmt.Errorf("look at lab %s: %w", l.name, err)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = r.driver.Answer
 	}
 	return probe.Run(ctx, subject{r, actual}, o)
 }
@@ -99,13 +100,8 @@ func (s subject) EphemeralPorts(ctx context.Context, machine string) (low, high 
 	if err != nil {
 		return 0, 0, err
 	}
-	var out strings.Builder
-	err = m.Guest.Run(ctx, guest.Command{Argv: []string{"cat", "/proc/sys/net/ipv4/ip_local_port_range"}, Stdout: &out})
-	if err == nil {
-		_, err = fmt.Sscan(out.String(), &low, &high)
-	}
-	if err != nil {
-		return 0, 0, fmt.Errorf("%s: read its range of ephemeral ports: %w", machine, err)
+	if low, high, err = m.System.EphemeralPorts(ctx); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", machine, err)
 	}
 	return low, high, nil
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,9 +22,11 @@ import (
 
 // Status is what `labctl status` shows.
 type Status struct {
-	Name     string      `json:"name"`
-	Provider string      `json:"provider"`
-	Phase    state.Phase `json:"phase"`
+	Name     string `json:"name"`
+	Provider string `json:"provider"`
+	// Simulated says that no machine of the lab is a real one.
+	Simulated bool        `json:"simulated,omitempty"`
+	Phase     state.Phase `json:"phase"`
 	// Healthy says that every node and service is as it should be.
 	Healthy  bool            `json:"healthy"`
 	Nodes    []NodeStatus    `json:"nodes"`
@@ -76,8 +79,15 @@ type BackendStatus struct {
 	api.Traffic
 }
 
-// healthLimit bounds each node's health check.
+// healthLimit bounds each node's health check where the provider says nothing.
 const healthLimit = 2 * time.Second
+
+func lookLimit(d provider.Driver) time.Duration {
+	if d.Look > 0 {
+		return d.Look
+	}
+	return healthLimit
+}
 
 // Status looks at every node and asks the agent.
 func (l *Lab) Status(ctx context.Context) (Status, error) {
@@ -89,13 +99,13 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("look at lab %s: %w", l.name, err)
 	}
-	st := Status{Name: l.name, Provider: r.driver.Name, Phase: r.state.Phase}
+	st := Status{Name: l.name, Provider: r.driver.Name, Simulated: r.driver.Simulated, Phase: r.state.Phase}
 	t := r.state.Topology
 	st.Nodes = make([]NodeStatus, len(t.MachineNames()))
 	var wg sync.WaitGroup
 	for i, name := range t.MachineNames() {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, healthLimit)
+			ctx, cancel := context.WithTimeout(ctx, lookLimit(r.driver))
 			defer cancel()
 			st.Nodes[i] = nodeStatus(ctx, r, actual, name)
 		})
@@ -110,7 +120,7 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 
 func nodeStatus(ctx context.Context, r running, actual provider.Actual, name string) NodeStatus {
 	t := r.state.Topology
-	n := NodeStatus{Name: name, Role: topology.RoleClient, OS: topology.Linux, State: NodeUp}
+	n := NodeStatus{Name: name, Role: topology.RoleClient, OS: cmp.Or(r.driver.Client, topology.Linux), State: NodeUp}
 	n.Address, _ = t.Address(name)
 	if node, ok := t.Nodes[name]; ok {
 		n.Role, n.OS = node.Role, node.OS
@@ -226,7 +236,7 @@ func whoami(ctx context.Context, m provider.Machine, at netip.AddrPort) (string,
 
 // serviceStatus joins what the topology wants with what the agent has and counts.
 func (l *Lab) serviceStatus(ctx context.Context, r running) []ServiceStatus {
-	ctx, cancel := context.WithTimeout(ctx, healthLimit)
+	ctx, cancel := context.WithTimeout(ctx, lookLimit(r.driver))
 	defer cancel()
 	have := map[uint32]api.Service{}
 	counted := map[uint32]api.ServiceCounters{}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -23,7 +24,7 @@ type verb func(ctx context.Context, lab provider.Lab) error
 // bind gives a planned step its hands. Undo is the same verb with what was
 // there before, or the removal of what was not.
 func (l *Lab) bind(w work, s plan.Step) (engine.Step, error) {
-	ensure, remove, err := l.verbs(w.driver, s, w.hash)
+	ensure, remove, err := l.verbs(w.driver, s, w.hashes)
 	if err != nil {
 		return engine.Step{}, err
 	}
@@ -113,9 +114,9 @@ func (l *Lab) restore(ctx context.Context, w work, machine string) error {
 	return errs.ErrorOrNil()
 }
 
-// verbs returns how a step's subject is brought about, by the program of that
-// hash, and removed.
-func (l *Lab) verbs(d provider.Driver, s plan.Step, hash string) (ensure, remove verb, err error) {
+// verbs returns how a step's subject is brought about, by the programs of these
+// hashes, and removed.
+func (l *Lab) verbs(d provider.Driver, s plan.Step, hashes map[topology.OS]string) (ensure, remove verb, err error) {
 	switch s.Kind {
 	case plan.Switch:
 		return d.EnsureSwitch, func(ctx context.Context, lab provider.Lab) error { return d.Destroy(ctx, lab) }, nil
@@ -153,24 +154,48 @@ func (l *Lab) verbs(d provider.Driver, s plan.Step, hash string) (ensure, remove
 			}), nil
 	case plan.Agent:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
-			return sys.EnsureAgent(ctx, role.Agent{Address: t.Nodes[s.Machine].Address, Program: l.options.Program, Hash: hash})
+			n := t.Nodes[s.Machine]
+			return sys.EnsureAgent(ctx, role.Agent{Address: n.Address, Program: l.program(d, n.OS), Hash: hashes[n.OS]})
 		}), gone(role.SubjectAgent), nil
 	case plan.Decap:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
 			n := t.Nodes[s.Machine]
 			return sys.EnsureDecap(ctx, role.Decap{
 				Hook: role.HookOf(n.OS), Address: n.Address, Balancer: t.Nodes[t.LoadBalancer()].Address,
-				Program: l.options.Program, Hash: hash,
+				Program: l.program(d, n.OS), Hash: hashes[n.OS],
 			})
 		}), gone(role.SubjectDecap), nil
 	case plan.Page:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
 			p := role.PageOf(t, s.Machine)
-			p.Program, p.Hash = l.options.Program, hash
+			p.Program, p.Hash = l.program(d, p.OS), hashes[p.OS]
 			return sys.EnsurePage(ctx, p)
 		}), gone(role.SubjectPage), nil
 	}
 	return nil, nil, fmt.Errorf("step %s: nothing known to do for kind %q", s.ID, s.Kind)
+}
+
+// answerLimit is how long an interrupted up still waits for the agent's answer.
+const answerLimit = 5 * time.Second
+
+// toItsEnd returns a context for a request that changes something at the agent:
+// it outlives an interruption by answerLimit. A request that is cut off may
+// still be carried out, and then after the undo that was to take it back.
+func toItsEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() != nil {
+		return ctx, func() {}
+	}
+	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(answerLimit)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel(context.Cause(ctx))
+		case <-longer.Done():
+		}
+	})
+	return longer, func() { stop(); cancel(nil) }
 }
 
 func (l *Lab) putService(ctx context.Context, d provider.Driver, lab provider.Lab, id uint32) error {
@@ -183,6 +208,8 @@ func (l *Lab) putService(ctx context.Context, d provider.Driver, lab provider.La
 		if err != nil {
 			return err
 		}
+		ctx, done := toItsEnd(ctx)
+		defer done()
 		if _, err := agent.PutService(ctx, plan.ServiceOf(t, s)); err != nil {
 			lb := t.LoadBalancer()
 			return fmt.Errorf("%s (%s): set service %d (%s): %w", lb, t.Nodes[lb].Address, id, s.Frontend(), err)
@@ -197,6 +224,8 @@ func (l *Lab) deleteService(ctx context.Context, d provider.Driver, lab provider
 	if err != nil {
 		return err
 	}
+	ctx, done := toItsEnd(ctx)
+	defer done()
 	if err := agent.DeleteService(ctx, id); err != nil && !errors.Is(err, api.ErrNotFound) {
 		lb := lab.Topology.LoadBalancer()
 		return fmt.Errorf("%s (%s): delete service %d: %w", lb, lab.Topology.Nodes[lb].Address, id, err)

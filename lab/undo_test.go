@@ -135,8 +135,8 @@ func TestFailedUpgradeLeavesALabThatWorks(t *testing.T) {
 	upgrade := func(t *testing.T) *site {
 		s := newSite(t)
 		s.up(t)
-		s.options.Program = newSite(t).options.Program
-		writeProgram(t, s.options.Program, "another agent")
+		s.options.Programs = newSite(t).options.Programs
+		writeProgram(t, s.options.Programs[topology.Linux], "another agent")
 		return s
 	}
 	next := upgrade(t)

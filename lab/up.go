@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -33,6 +34,9 @@ type UpOptions struct {
 
 // Plan says what Up would do, and does nothing.
 func (l *Lab) Plan(ctx context.Context, t topology.Topology, o UpOptions) ([]plan.Step, error) {
+	if err := l.refuse(ctx, t, o); err != nil {
+		return nil, err
+	}
 	w, err := l.prepare(ctx, t, o)
 	if err != nil {
 		return nil, err
@@ -71,8 +75,9 @@ type work struct {
 	// want is the lab as it should be, was as it is remembered (zero for a new one).
 	want, was provider.Lab
 	old       *state.State
-	hash      string
-	steps     []plan.Step
+	// hashes are those of the programs that the nodes are to have.
+	hashes map[topology.OS]string
+	steps  []plan.Step
 	// found is the lab as it is.
 	found plan.Found
 }
@@ -86,12 +91,13 @@ func (w work) fresh() bool {
 	return w.found.Switch == nil && len(w.found.Machines) == 0
 }
 
-// before is the hash of the program that the nodes have so far.
-func (w work) before() string {
-	if w.old != nil && w.old.Program != "" {
-		return w.old.Program
+// before is the hashes of the programs that the nodes have so far.
+func (w work) before() map[topology.OS]string {
+	before := maps.Clone(w.hashes)
+	if w.old != nil {
+		maps.Copy(before, w.old.Programs)
 	}
-	return w.hash
+	return before
 }
 
 // announced says that a service was there though the plan is to create it: the
@@ -116,14 +122,11 @@ func (l *Lab) refuse(ctx context.Context, t topology.Topology, o UpOptions) erro
 	if d.MaxMTU > 0 && t.Switch.MTU > d.MaxMTU {
 		return topology.Faults{{Path: "switch.mtu", Message: fmt.Sprintf("%d is too large for provider %s: at most %d, since native XDP takes no more on its interfaces", t.Switch.MTU, d.Name, d.MaxMTU)}}
 	}
-	return provider.CheckFatal(d.Name, d.Check(ctx))
+	return provider.CheckFatal(d.Name, d.Check(ctx, provider.Lab{Topology: t, Dir: l.Dir()}))
 }
 
 func (l *Lab) prepare(ctx context.Context, t topology.Topology, o UpOptions) (work, error) {
 	var w work
-	if err := l.refuse(ctx, t, o); err != nil {
-		return w, err
-	}
 	old, err := l.options.Store.Load(l.name)
 	switch {
 	case err == nil:
@@ -142,14 +145,14 @@ func (l *Lab) prepare(ctx context.Context, t topology.Topology, o UpOptions) (wo
 		return w, err
 	}
 	w.want = provider.Lab{Topology: t, Dir: l.Dir()}
-	if w.hash, err = l.programHash(); err != nil {
+	if w.hashes, err = l.programHashes(w.driver, t); err != nil {
 		return w, err
 	}
 	if w.found.Actual, err = w.driver.Observe(ctx, w.want); err != nil {
 		return w, fmt.Errorf("look at lab %s: %w", l.name, err)
 	}
 	w.found.Services = servicesOf(ctx, w)
-	w.steps = plan.Build(plan.Wanted{Topology: t, Program: w.hash}, w.found)
+	w.steps = plan.Build(plan.Wanted{Topology: t, Programs: w.hashes}, w.found)
 	return w, nil
 }
 
@@ -163,7 +166,7 @@ func servicesOf(ctx context.Context, w work) []api.Service {
 	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, healthLimit)
+	ctx, cancel := context.WithTimeout(ctx, lookLimit(w.driver))
 	defer cancel()
 	services, err := agent.Services(ctx)
 	if err != nil {
@@ -179,7 +182,7 @@ func (l *Lab) carryOut(ctx context.Context, w work, o UpOptions) error {
 	if unchanged {
 		return nil
 	}
-	now := state.State{Name: l.name, Provider: w.driver.Name, Phase: state.Creating, Topology: w.want.Topology, Program: w.hash}
+	now := state.State{Name: l.name, Provider: w.driver.Name, Phase: state.Creating, Topology: w.want.Topology, Programs: w.hashes}
 	if w.old != nil {
 		now.WasUp = w.old.WasUp || w.old.Phase == state.Up
 		now.Owned = append(now.Owned, w.old.Owned...)

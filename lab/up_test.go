@@ -36,14 +36,14 @@ func newSite(t *testing.T) *site {
 	dir := t.TempDir()
 	s := &site{world: newWorld(), store: state.NewStore(filepath.Join(dir, "labs"))}
 	s.options = lab.Options{
-		Store: s.store, Drivers: []provider.Driver{s.driver("fake"), s.driver("other")}, Program: filepath.Join(dir, "lbagent"),
+		Store: s.store, Drivers: []provider.Driver{s.driver("fake"), s.driver("other")}, Programs: lab.Programs{topology.Linux: filepath.Join(dir, "lbagent")},
 		Listen: func(e lab.Event) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.events = append(s.events, e)
 		},
 	}
-	if err := os.WriteFile(s.options.Program, []byte("the agent"), 0o700); err != nil {
+	if err := os.WriteFile(s.options.Programs[topology.Linux], []byte("the agent"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -339,7 +339,7 @@ func TestUpRefuses(t *testing.T) {
 		{
 			name: "an agent's program that is not there",
 			arrange: func(t *testing.T, s *site, _ *topology.Topology, _ *lab.UpOptions) {
-				if err := os.Remove(s.options.Program); err != nil {
+				if err := os.Remove(s.options.Programs[topology.Linux]); err != nil {
 					t.Fatal(err)
 				}
 			},

@@ -159,6 +159,10 @@ func (d *Reading) structure(node ast.Node, path string, v reflect.Value) {
 	for _, e := range d.entries(node, path, v.Type()) {
 		at := childPath(path, e.name)
 		i := slices.Index(names, e.name)
+		if advice := d.format.Refused[e.name]; i < 0 && advice != "" {
+			d.fault(e.at, at, "%s", advice)
+			continue
+		}
 		if i < 0 {
 			d.fault(e.at, at, "unknown key%s; known are %s", Suggestion(e.name, names), strings.Join(names, ", "))
 			continue

@@ -22,6 +22,8 @@ type Format struct {
 	// MaxSize bounds the file in bytes, MaxKeys its keys: the parser's time grows
 	// with the square of their number, and without a bound 1 MiB can take it minutes.
 	MaxSize, MaxKeys int
+	// Refused has advice for keys that are unknown and that people write nevertheless.
+	Refused map[string]string
 	// Hidden, if not nil, says which fields of a struct cannot be in a file.
 	Hidden func(t reflect.Type, name string) bool
 	// Short has, of types that a text alone can stand for, the field that it sets.

@@ -25,6 +25,13 @@ var defaultYAML []byte
 // DefaultYAML returns the demo's topology as YAML with comments.
 func DefaultYAML() []byte { return slices.Clone(defaultYAML) }
 
+//go:embed hyperv.yaml
+var hypervYAML []byte
+
+// HyperVYAML returns the demo's topology with a block for the Hyper-V provider
+// to fill in.
+func HyperVYAML() []byte { return slices.Concat(defaultYAML, hypervYAML) }
+
 // Default returns the demo's topology: a load balancer 20.1.1.1, the Windows
 // backends be1 and be2, the Linux backends be3 and be4, the client 20.1.1.100 and
 // the service 40.1.1.1:80/tcp in DSR mode.
@@ -56,6 +63,9 @@ func fillDefaults(t *Topology, has func(path string) bool) {
 			node.OS = DefaultOS
 			t.Nodes[name] = node
 		}
+	}
+	if h := t.Providers.HyperV; h != nil {
+		h.fill(func(path string) bool { return has(hypervPath + "." + path) })
 	}
 	for i := range t.Services {
 		service, path := &t.Services[i], fmt.Sprintf("services[%d]", i)

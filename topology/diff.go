@@ -42,6 +42,7 @@ func Diff(old, new Topology) []Change {
 	d.compare("client.address", old.Client.Address.String(), new.Client.Address.String())
 	d.nodes(old, new)
 	d.services(old, new)
+	d.providers(old.Providers, new.Providers)
 	return d
 }
 

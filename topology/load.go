@@ -2,6 +2,7 @@ package topology
 
 import (
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"l4lab/strictyaml"
@@ -26,6 +27,8 @@ func format() strictyaml.Format {
 		Tag:     "yaml",
 		MaxSize: MaxFileSize,
 		MaxKeys: 20000,
+		Refused: map[string]string{"password": "a password has no place in a file: name the environment variable that holds it (passwordEnv) " +
+			"or a file that you alone can read (passwordFile); with neither, labctl asks at the terminal"},
 	}
 }
 
@@ -37,7 +40,18 @@ func Load(path string) (Topology, error) {
 	if err != nil {
 		return Topology{}, err
 	}
-	return Parse(name, data)
+	t, err := Parse(name, data)
+	if err != nil {
+		return t, err
+	}
+	dir := "."
+	if path != "-" {
+		dir = filepath.Dir(path)
+	}
+	if err := t.Providers.resolve(dir); err != nil {
+		return t, &FileError{Noun: format().Noun, File: name, Err: err}
+	}
+	return t, nil
 }
 
 // Parse reads a topology from YAML text (JSON is YAML, too); name stands in

@@ -167,7 +167,7 @@ func roundTrip(t testing.TB, want Topology) {
 func TestParseRefuses(t *testing.T) {
 	cases := map[string]struct{ old, new, want string }{
 		"an unknown key at the top": {"name: l4lb", "name: l4lb\n‸swich: 1",
-			`swich: unknown key, did you mean "switch"?; known are name, switch, client, nodes, services`},
+			`swich: unknown key, did you mean "switch"?; known are name, switch, client, nodes, services, providers`},
 		"an unknown key of a node": {"be3: {role: backend, os", "be3: {role: backend, ‸oz",
 			`nodes.be3.oz: unknown key, did you mean "os"?; known are role, os, address`},
 		"a duplicate key at the top": {"name: l4lb", "name: l4lb\n‸name: l4lc",

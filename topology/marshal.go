@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -39,6 +40,7 @@ func Marshal(t Topology) ([]byte, error) {
 		fmt.Fprintf(&b, "  - {id: %d, vip: %s, port: %d, protocol: %s, mode: %s%s, backends: [%s]}\n",
 			s.ID, s.VIP, s.Port, s.Protocol, s.Mode, table, strings.Join(names, ", "))
 	}
+	writeBlock(&b, "", "providers", reflect.ValueOf(t.Providers))
 	return []byte(b.String()), nil
 }
 

@@ -3,6 +3,7 @@ package topology
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 
@@ -51,6 +52,16 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return enum(TCP, UDP)
 	case reflect.TypeFor[Mode]():
 		return enum(DSR, SNAT)
+	case reflect.TypeFor[HostAuth]():
+		return enum(AuthNTLM, AuthBasic)
+	case reflect.TypeFor[Reach]():
+		return enum(ReachDirect, ReachSSHJump, ReachPortProxy)
+	case reflect.TypeFor[EBPFProfile]():
+		return enum(ProfileEFW, ProfileXDP)
+	case reflect.TypeFor[PageServer]():
+		return enum(PageLBAgent, PageNative)
+	case reflect.TypeFor[Loopback]():
+		return enum(LoopbackBuiltin, LoopbackKMTest)
 	}
 	return nil
 }
@@ -74,7 +85,7 @@ type rule struct {
 // compares them with the types.
 func rules() map[string]rule {
 	isName := func(s *jsonschema.Schema) { s.Pattern, s.MaxLength = namePattern, count(MaxNameLength) }
-	return map[string]rule{
+	rules := map[string]rule{
 		"Topology.Name": {false, "The lab's name: lower-case letters and digits, at most 15; default l4lb.", func(s *jsonschema.Schema) {
 			s.Pattern, s.MaxLength, s.Default = `^[a-z0-9]+$`, count(MaxNameLength), DefaultName
 		}},
@@ -119,6 +130,18 @@ func rules() map[string]rule {
 		"Service.Backends": {true, "Names of nodes whose role is backend.", func(s *jsonschema.Schema) {
 			s.MinItems, s.UniqueItems = count(1), true
 		}},
+		"Topology.Providers": {false, "What the provider of the lab's machines must be told besides.", nil},
+	}
+	maps.Copy(rules, hypervRules())
+	return rules
+}
+
+// mappings are the types that stand for mappings in a file.
+func mappings() []reflect.Type {
+	return []reflect.Type{
+		reflect.TypeFor[Topology](), reflect.TypeFor[Switch](), reflect.TypeFor[Client](), reflect.TypeFor[Node](), reflect.TypeFor[Service](),
+		reflect.TypeFor[Providers](), reflect.TypeFor[HyperV](), reflect.TypeFor[HyperVHost](), reflect.TypeFor[Credential](),
+		reflect.TypeFor[HyperVImages](), reflect.TypeFor[HyperVImage](), reflect.TypeFor[EBPF](),
 	}
 }
 
@@ -137,8 +160,7 @@ func refine(root *jsonschema.Schema) error {
 	for name, definition := range root.Definitions {
 		definitions[name] = definition
 	}
-	for _, t := range []reflect.Type{reflect.TypeFor[Topology](), reflect.TypeFor[Switch](), reflect.TypeFor[Client](),
-		reflect.TypeFor[Node](), reflect.TypeFor[Service]()} {
+	for _, t := range mappings() {
 		definition, ok := definitions[t.Name()]
 		if !ok {
 			return fmt.Errorf("type %s is not in it", t.Name())

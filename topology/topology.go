@@ -74,6 +74,8 @@ type Topology struct {
 	Client   Client          `yaml:"client" json:"client"`
 	Nodes    map[string]Node `yaml:"nodes" json:"nodes"`
 	Services []Service       `yaml:"services" json:"services"`
+	// Providers is what the provider of the lab's machines must be told besides.
+	Providers Providers `yaml:"providers" json:"providers,omitzero"`
 }
 
 // Switch is the one layer-2 segment that joins all machines.

@@ -136,7 +136,7 @@ func TestSchemaDescribesWhatParseReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	objects := map[reflect.Type]object{reflect.TypeFor[Topology](): schema.object}
-	for _, typ := range []reflect.Type{reflect.TypeFor[Switch](), reflect.TypeFor[Client](), reflect.TypeFor[Node](), reflect.TypeFor[Service]()} {
+	for _, typ := range mappings()[1:] {
 		objects[typ] = schema.Defs[typ.Name()]
 	}
 	fields := 0

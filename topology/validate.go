@@ -52,6 +52,7 @@ func validate(t Topology, names []string) Faults {
 	v.lab()
 	v.machines()
 	v.services()
+	v.hyperv()
 	return v.faults
 }
 
@@ -165,6 +166,9 @@ func (v *validator) address(machine string, a netip.Addr) {
 		v.fault(path, "%s is the broadcast address of %s: no machine can have it", a, subnet)
 	}
 }
+
+// IsName says whether s can name a lab or a machine.
+func IsName(s string) bool { return nameProblem(s) == "" }
 
 // nameProblem says why s is no DNS label (RFC 1123, in lower case) of at most
 // MaxNameLength characters; "" when it is one.

@@ -22,6 +22,7 @@ import (
 	"l4lab/lab"
 	"l4lab/lab/guest"
 	"l4lab/lab/provider"
+	"l4lab/lab/provider/hyperv"
 	"l4lab/topology"
 )
 
@@ -54,7 +55,11 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func printStatus(out io.Writer, st lab.Status) error {
-	fmt.Fprintf(out, "lab %s (%s): %s\n\n", st.Name, st.Provider, st.Phase)
+	provider := st.Provider
+	if st.Simulated {
+		provider += ", SIMULATED"
+	}
+	fmt.Fprintf(out, "lab %s (%s): %s\n\n", st.Name, provider, st.Phase)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NODE\tROLE\tOS\tADDRESS\tSTATE\tHEALTH")
 	for _, n := range st.Nodes {
@@ -253,18 +258,28 @@ func printConnections(out io.Writer, list []api.Connection) error {
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	var output string
+	var output, name string
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Say what this machine has and lacks for each provider, and what to do about it", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use:   "doctor [FILE]",
+		Short: "Say what a provider needs, what of it this machine and its host have and lack, and what to do about it",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := a.options(nil)
 			if err != nil {
+				return err
+			}
+			t, err := a.wanted(args, "")
+			if err != nil {
+				return err
+			}
+			l := lab.Open(t.Name, o)
+			if o.Drivers, err = chosen(o.Drivers, name, t); err != nil {
 				return err
 			}
 			all := map[string][]provider.Requirement{}
 			var missing error
 			for _, d := range o.Drivers {
-				all[d.Name] = append(d.Check(cmd.Context()), programRequirement(o.Program))
+				all[d.Name] = append(d.Check(cmd.Context(), provider.Lab{Topology: t, Dir: l.Dir()}), programRequirements(o.Programs.Needed(d, t))...)
 				missing = errors.Join(missing, provider.CheckFatal(d.Name, all[d.Name]))
 			}
 			if output == "json" {
@@ -279,7 +294,23 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	outputFlag(cmd.Flags(), &output)
+	cmd.Flags().StringVar(&name, "provider", "", "netns, hyperv or hyperv-sim (default: hyperv for a topology with its block, else netns)")
 	return cmd
+}
+
+// chosen returns the provider of that name; of none, the one that the topology is for.
+func chosen(drivers []provider.Driver, name string, t topology.Topology) ([]provider.Driver, error) {
+	if name == "" && t.Providers.HyperV != nil {
+		name = hyperv.Name
+	}
+	var names []string
+	for i, d := range drivers {
+		if d.Name == name || name == "" && i == 0 {
+			return []provider.Driver{d}, nil
+		}
+		names = append(names, d.Name)
+	}
+	return nil, usageError{fmt.Errorf("%w: %q; there is %s", lab.ErrUnknownProvider, name, strings.Join(names, ", "))}
 }
 
 func printDoctor(out io.Writer, drivers []provider.Driver, all map[string][]provider.Requirement) error {

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"l4lab/lab"
 	"l4lab/lab/provider"
-	"l4lab/lab/provider/netns"
 	"l4lab/lab/state"
 	"l4lab/topology"
 )
@@ -61,6 +62,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	a.close(ctx)
 	if err == nil {
 		return 0
 	}
@@ -128,7 +130,27 @@ type app struct {
 	// before that is about usage.
 	started bool
 	name    string
-	program string
+	// programs are those that a flag names.
+	programs struct{ linux, windows string }
+	// fresh makes machines anew, faults go wrong on simulated hosts.
+	fresh  bool
+	faults []string
+	// closers end what providers keep open.
+	closers []func(context.Context) error
+}
+
+// closeLimit bounds taking leave of a host.
+const closeLimit = 10 * time.Second
+
+// close ends what providers keep open: shells on hosts, connections to guests. It
+// also does after an interrupt.
+func (a *app) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
+	defer cancel()
+	for _, c := range a.closers {
+		// What a host does not hear, it ends by itself after its idle time.
+		_ = c(ctx)
+	}
 }
 
 func (a *app) root() *cobra.Command {
@@ -139,9 +161,11 @@ func (a *app) root() *cobra.Command {
 		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
 	}
 	root.PersistentFlags().StringVar(&a.name, "name", "", "the lab's name (default: the topology's, or the one lab there is)")
-	root.PersistentFlags().StringVar(&a.program, "agent", "", "path of the lbagent binary that nodes get (default: beside labctl)")
+	root.PersistentFlags().StringVar(&a.programs.linux, "agent", "", "path of the lbagent binary that Linux nodes get (default: beside labctl)")
+	root.PersistentFlags().StringVar(&a.programs.windows, "agent-windows", "", "path of the lbagent.exe that Windows nodes get (default: beside labctl)")
 	root.AddCommand(a.upCommand(), a.downCommand(), a.statusCommand(), a.execCommand(), a.logsCommand(), a.modeCommand(),
-		a.connectionsCommand(), a.testCommand(), a.demoCommand(), a.doctorCommand(), a.topologyCommand(), a.versionCommand())
+		a.connectionsCommand(), a.testCommand(), a.demoCommand(), a.doctorCommand(), a.topologyCommand(), a.versionCommand(),
+		a.hvsimCommand(), a.guestCommand())
 	return root
 }
 
@@ -151,18 +175,25 @@ func (a *app) options(listen func(lab.Event)) (lab.Options, error) {
 	if err != nil {
 		return lab.Options{}, err
 	}
-	program := a.program
-	if program == "" {
-		program = os.Getenv("LABCTL_AGENT")
+	programs, err := a.agents()
+	if err != nil {
+		return lab.Options{}, err
 	}
-	if program == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return lab.Options{}, fmt.Errorf("find lbagent beside labctl: %w; name it with --agent", err)
-		}
-		program = filepath.Join(filepath.Dir(self), "lbagent")
+	return lab.Options{Store: state.NewStore(dir), Drivers: a.drivers(programs), Programs: programs, Listen: listen}, nil
+}
+
+// agents returns the paths of lbagent for each operating system: what a flag or
+// the environment names, else what lies beside labctl.
+func (a *app) agents() (lab.Programs, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find lbagent beside labctl: %w; name it with --agent", err)
 	}
-	return lab.Options{Store: state.NewStore(dir), Drivers: []provider.Driver{netns.New()}, Program: program, Listen: listen}, nil
+	dir := filepath.Dir(self)
+	return lab.Programs{
+		topology.Linux:   cmp.Or(a.programs.linux, os.Getenv("LABCTL_AGENT"), filepath.Join(dir, "lbagent")),
+		topology.Windows: cmp.Or(a.programs.windows, os.Getenv("LABCTL_AGENT_WINDOWS"), filepath.Join(dir, "lbagent.exe")),
+	}, nil
 }
 
 // existing returns the lab that a command without a topology is about.

@@ -88,7 +88,10 @@ func writeJUnit(path string, report probe.Report) error {
 }
 
 func (a *app) demoCommand() *cobra.Command {
-	var keep bool
+	var (
+		keep     bool
+		provider string
+	)
 	cmd := &cobra.Command{
 		Use:   "demo [FILE]",
 		Short: "Walk through the demo: a lab comes up, shows both paths, and goes away",
@@ -118,7 +121,7 @@ func (a *app) demoCommand() *cobra.Command {
 			} else if !errors.Is(err, lab.ErrNotUp) {
 				return err
 			}
-			made, err := demo.Run(cmd.Context(), l, t, a.stdout)
+			made, err := demo.Run(cmd.Context(), l, t, lab.UpOptions{Provider: provider}, a.stdout)
 			if keep || !made {
 				return err
 			}
@@ -126,5 +129,7 @@ func (a *app) demoCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
+	cmd.Flags().StringVar(&provider, "provider", "", "where nodes live: netns (default), hyperv or hyperv-sim")
+	a.hypervFlags(cmd.Flags())
 	return cmd
 }

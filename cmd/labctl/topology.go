@@ -1,17 +1,14 @@
 package main
 
 import (
-	"fmt"
-	"os"
-
+	"errors"
 	"github.com/spf13/cobra"
 
-	"l4lab/lab/provider"
 	"l4lab/topology"
 )
 
 func (a *app) topologyCommand() *cobra.Command {
-	var output string
+	var output, provider string
 	cmd := &cobra.Command{
 		Use:   "topology [FILE]",
 		Short: "Print a topology: the built-in one, or FILE checked and completed",
@@ -26,6 +23,16 @@ func (a *app) topologyCommand() *cobra.Command {
 				return err
 			}
 			t, text := topology.Default(), topology.DefaultYAML()
+			if provider == "hyperv" {
+				if len(args) > 0 {
+					return usageError{errors.New("--provider is for the built-in topology; FILE has its own block")}
+				}
+				var err error
+				text = topology.HyperVYAML()
+				if t, err = topology.Parse("hyperv.yaml", text); err != nil {
+					return err
+				}
+			}
 			if len(args) == 1 {
 				var err error
 				if t, err = topology.Load(args[0]); err != nil {
@@ -47,15 +54,7 @@ func (a *app) topologyCommand() *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().Var(choose(&provider, "netns", "hyperv"), "provider", "hyperv adds its block, with what is to be filled in")
 	cmd.Flags().VarP(choose(&output, "yaml", "json", "mermaid", "dot", "schema"), "output", "o", "yaml, json, mermaid, dot, or schema (JSON schema of topology files)")
 	return cmd
-}
-
-// programRequirement says whether the binary that nodes get is there.
-func programRequirement(path string) provider.Requirement {
-	r := provider.Requirement{Name: "lbagent", OK: true, Fatal: true, Found: path}
-	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
-		r.OK, r.Found, r.Remedy = false, fmt.Sprintf("not at %s", path), "build it with `make build`, or name it with --agent"
-	}
-	return r
 }

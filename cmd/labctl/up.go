@@ -63,7 +63,8 @@ or is interrupted is taken back.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Provider, "provider", "", "where nodes live: netns (default: the lab's own, or netns)")
+	f.StringVar(&o.Provider, "provider", "", "where nodes live: netns, hyperv, or hyperv-sim, which simulates a host (default: the lab's own, or netns)")
+	a.hypervFlags(f)
 	f.Var(choose(&mode, "", string(topology.DSR), string(topology.SNAT)), "mode", "dsr or snat, for every service (default: the topology's)")
 	f.BoolVar(&dryRun, "dry-run", false, "print the plan and do nothing")
 	f.BoolVar(&o.KeepOnFailure, "keep-on-failure", false, "leave what was made when something fails")
@@ -171,7 +172,14 @@ func (a *app) sayUp(t topology.Topology, steps []plan.Step) {
 		}
 		fmt.Fprintf(a.stdout, "\n  %s/%s %s -> %s", s.Frontend(), s.Protocol, s.Mode, shortList(s.Backends, 6))
 	}
-	fmt.Fprintf(a.stdout, "\ntry: labctl exec --name %s %s -- curl -s http://%s/whoami\n", t.Name, t.Client.Name, t.Services[0].Frontend())
+	fmt.Fprintln(a.stdout)
+	// UDP and an empty topology have nothing that curl could ask.
+	for _, s := range t.Services {
+		if s.Protocol == topology.TCP {
+			fmt.Fprintf(a.stdout, "try: labctl exec --name %s %s -- curl -s http://%s/whoami\n", t.Name, t.Client.Name, s.Frontend())
+			return
+		}
+	}
 }
 
 func shortList(items []string, limit int) string {

@@ -59,7 +59,8 @@ starting it again takes over; ` + "`lbagent unload`" + ` ends both.`,
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServeCommand(), newCheckCommand(), newConfigCommand(), newConsoleCommand(), newVersionCommand(), newWebCommand(), newDecapCommand())
+	root.AddCommand(newServeCommand(), newCheckCommand(), newConfigCommand(), newConsoleCommand(), newVersionCommand(), newWebCommand(), newDecapCommand(),
+		newRelayCommand(), newCaptureCommand())
 	root.AddCommand(newClientCommands()...)
 	root.AddCommand(systemCommands()...)
 	return root

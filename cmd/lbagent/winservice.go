@@ -21,3 +21,12 @@ func serviceCommandLine(flags []string) ([]string, error) {
 	}
 	return slices.Concat([]string{"serve"}, flags), nil
 }
+
+// serviceLog is the name of a service's log: lbagent.log for serve, and one that names
+// the command for the services that run another one.
+func serviceLog(arguments []string) string {
+	if len(arguments) == 0 || arguments[0] == "serve" {
+		return "lbagent.log"
+	}
+	return "lbagent-" + arguments[0] + ".log"
+}

@@ -37,3 +37,13 @@ func TestAServiceThatCouldNotStartIsNotInstalled(t *testing.T) {
 		})
 	}
 }
+
+func TestEachCommandHasALogOfItsOwnAsAService(t *testing.T) {
+	for _, c := range []struct{ line, want string }{
+		{"serve --device Ethernet", "lbagent.log"}, {"web --name be1", "lbagent-web.log"}, {"decap attach", "lbagent-decap.log"}, {"", "lbagent.log"},
+	} {
+		if got := serviceLog(strings.Fields(c.line)); got != c.want {
+			t.Errorf("%q logs to %s, want %s", c.line, got, c.want)
+		}
+	}
+}

@@ -63,7 +63,7 @@ var _ svc.Handler = (*service)(nil)
 func (s *service) Execute(_ []string, requests <-chan svc.ChangeRequest, status chan<- svc.Status) (ownCode bool, code uint32) {
 	const accepted = svc.AcceptStop | svc.AcceptShutdown
 	status <- svc.Status{State: svc.StartPending}
-	log, err := openServiceLog()
+	log, err := openServiceLog(serviceLog(s.arguments))
 	if err != nil {
 		s.event(fmt.Sprintf("no log: %v", err), true)
 	} else {
@@ -84,7 +84,7 @@ func (s *service) Execute(_ []string, requests <-chan svc.ChangeRequest, status 
 				s.event("stopped; the data path goes on", false)
 				return false, 0
 			}
-			s.event(fmt.Sprintf("ended with exit code %d; lbagent.log says why", s.code), true)
+			s.event(fmt.Sprintf("ended with exit code %d; %s says why", s.code, serviceLog(s.arguments)), true)
 			return true, uint32(s.code)
 		case request := <-requests:
 			switch request.Cmd {
@@ -113,12 +113,12 @@ func (s *service) event(text string, failed bool) {
 }
 
 // openServiceLog appends to the log; one that has grown long becomes .old first.
-func openServiceLog() (*os.File, error) {
+func openServiceLog(name string) (*os.File, error) {
 	dir, err := dataDir()
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "lbagent.log")
+	path := filepath.Join(dir, name)
 	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
 		if err := os.Rename(path, path+".old"); err != nil {
 			return nil, err

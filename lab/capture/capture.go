@@ -10,6 +10,10 @@
 // Start opens its socket in the network namespace of the calling thread; all
 // else works from any thread. Frames are kept in memory: a capture is meant
 // for the seconds of a test.
+//
+// Stream is Start for another machine, whose frames arrive over a stream at
+// Remote; Late is for what can be read only at the end, such as a file that
+// ReadPcapng reads. All three end in the same Session.
 package capture
 
 import (
@@ -27,6 +31,11 @@ var (
 	ErrMemoryBound = errors.New("capture reached its memory bound")
 	// ErrStopped: somebody waited for frames of a capture that has ended.
 	ErrStopped = errors.New("capture has been stopped")
+	// ErrNotLive: somebody waited for frames of a capture that gives them only
+	// once it has ended. That is no fault of the capture's.
+	ErrNotLive = errors.New("frames of this capture can be read only after its end")
+	// ErrBroken: the stream of another machine's capture ended before the capture.
+	ErrBroken = errors.New("stream of the capture broke off")
 )
 
 // Frame is one Ethernet frame as an interface saw it.
@@ -81,8 +90,8 @@ type Options struct {
 	MaxBytes int
 }
 
-// Defaults of Options. The ring holds what a link of 1 Gbit/s carries in 60 ms,
-// longer than a reader is kept waiting even on a busy machine.
+// Defaults of Options. The ring holds what a link of 1 Gbit/s carries in 60 ms, and
+// what trickles in for 700 ms: on a busy machine a reader is kept waiting that long.
 const (
 	DefaultRingBytes = 8 << 20
 	DefaultMaxBytes  = 512 << 20

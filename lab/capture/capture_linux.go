@@ -15,9 +15,11 @@ import (
 const (
 	// blockBytes is the unit in which the kernel hands frames over; a frame
 	// must fit one whole, and offloads make frames of up to 64 KiB.
-	blockBytes = 256 << 10
-	// retireMillis is how long a block that is not full may wait.
-	retireMillis = 4
+	blockBytes = 128 << 10
+	// retireMillis is how long a block that is not full may wait. Times the
+	// number of blocks it is how long a reader may get no time before frames are
+	// lost, however few they are: each of a trickle takes a block of its own.
+	retireMillis = 12
 	// sockaddrOffset is where struct sockaddr_ll follows a frame's header.
 	sockaddrOffset = unix.SizeofTpacket3Hdr
 )
@@ -38,6 +40,14 @@ type ring struct {
 // Start begins a capture on an interface of the calling thread's network
 // namespace. It needs CAP_NET_RAW in the namespace's user namespace.
 func Start(iface string, opts Options) (*Session, error) {
+	r, err := openInterface(iface, opts)
+	if err != nil {
+		return nil, err
+	}
+	return newSession(iface, r, opts.MaxBytes), nil
+}
+
+func openInterface(iface string, opts Options) (source, error) {
 	// No protocol yet: nothing may arrive before the socket is bound to its interface.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -50,7 +60,7 @@ func Start(iface string, opts Options) (*Session, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("capture on %s: %w", iface, err), unix.Close(fd))
 	}
-	return newSession(iface, r, opts.MaxBytes), nil
+	return r, nil
 }
 
 func openRing(fd int, iface string, opts Options) (*ring, error) {

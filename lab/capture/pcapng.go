@@ -59,7 +59,7 @@ func WritePcapng(w io.Writer, recordings []Recording) error {
 			options.Flags.Direction = pcapgo.NgEpbFlagDirectionOutbound
 		}
 		if e.frame.ChecksumPending {
-			options.Comments = []string{"checksum not filled in yet"}
+			options.Comments = []string{pendingComment}
 		}
 		info := gopacket.CaptureInfo{
 			Timestamp: e.frame.Time, CaptureLength: len(e.frame.Data), Length: e.frame.Length, InterfaceIndex: e.interfaceID,

@@ -32,7 +32,11 @@ type Session struct {
 	name     string
 	source   source
 	maxBytes int
-	reader   chan struct{} // closed when the reader has ended
+	// forward, when not nil, gets the frames instead of the session's memory.
+	forward func([]Frame) error
+	// late, when not nil, stands in the place of source: see Late.
+	late   LateStop
+	reader chan struct{} // closed when the reader has ended
 
 	mu      sync.Mutex
 	frames  []Frame
@@ -48,20 +52,36 @@ type Session struct {
 }
 
 func newSession(name string, src source, maxBytes int) *Session {
+	s := makeSession(name, maxBytes)
+	s.source = src
+	go s.readAll()
+	return s
+}
+
+func makeSession(name string, maxBytes int) *Session {
 	if maxBytes <= 0 {
 		maxBytes = DefaultMaxBytes
 	}
-	s := &Session{name: name, source: src, maxBytes: maxBytes, reader: make(chan struct{}), changed: make(chan struct{})}
-	go s.readAll()
-	return s
+	return &Session{name: name, maxBytes: maxBytes, reader: make(chan struct{}), changed: make(chan struct{})}
 }
 
 func (s *Session) readAll() {
 	defer close(s.reader)
 	for {
 		frames, err := s.source.next()
+		var lost error
+		if s.forward != nil && len(frames) > 0 {
+			lost = s.forward(frames)
+		}
 		s.mu.Lock()
 		s.keep(frames)
+		switch {
+		case s.err != nil:
+		case lost != nil:
+			s.err = fmt.Errorf("capture on %s: hand its frames on: %w", s.name, lost)
+		case errors.Is(err, ErrBroken):
+			s.err = fmt.Errorf("capture on %s: %w", s.name, err)
+		}
 		if err != nil {
 			s.ended = true
 		}
@@ -77,6 +97,9 @@ func (s *Session) readAll() {
 // keep appends frames up to the memory bound. The caller holds the lock.
 func (s *Session) keep(frames []Frame) {
 	s.read += uint64(len(frames))
+	if s.forward != nil {
+		return
+	}
 	for i, f := range frames {
 		if s.err != nil {
 			return
@@ -101,8 +124,12 @@ func (s *Session) Frames() []Frame {
 
 // Wait returns nil as soon as the condition holds for the frames recorded so
 // far. It asks anew whenever frames arrive, always with all frames. It fails
-// when the context ends, the capture is stopped, or the memory bound is reached.
+// when the context ends, the capture is stopped, or the memory bound is reached;
+// with ErrNotLive when frames can be read only after the end.
 func (s *Session) Wait(ctx context.Context, condition func([]Frame) bool) error {
+	if s.late != nil {
+		return s.waitLate(ctx, condition)
+	}
 	for {
 		s.mu.Lock()
 		frames, changed, ended, err := s.frames[:len(s.frames):len(s.frames)], s.changed, s.ended, s.err
@@ -133,6 +160,9 @@ func (s *Session) Stop() (Result, error) {
 }
 
 func (s *Session) finish() (Result, error) {
+	if s.late != nil {
+		return s.finishLate()
+	}
 	muteErr := s.source.mute()
 	taken, dropped, statErr := s.source.statistics()
 	var drainErr error
@@ -145,6 +175,9 @@ func (s *Session) finish() (Result, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	result := Result{Frames: uint64(len(s.frames)), Dropped: dropped}
+	if s.forward != nil {
+		result.Frames = s.read
+	}
 	if err := errors.Join(muteErr, statErr, drainErr, closeErr, releaseErr); err != nil {
 		return result, fmt.Errorf("stop capture on %s: %w", s.name, err)
 	}

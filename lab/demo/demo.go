@@ -34,11 +34,11 @@ var ErrCross = errors.New("not everything was as it should be; see the steps mar
 // Run brings the lab up from the topology, in SNAT mode first as the demo did,
 // walks through it and tells what it sees on w. It says whether it made the
 // lab, which stays up.
-func Run(ctx context.Context, l *lab.Lab, t topology.Topology, w io.Writer) (made bool, err error) {
+func Run(ctx context.Context, l *lab.Lab, t topology.Topology, o lab.UpOptions, w io.Writer) (made bool, err error) {
 	for i := range t.Services {
 		t.Services[i].Mode = topology.SNAT
 	}
-	d := &demo{lab: l, topology: t, w: w}
+	d := &demo{lab: l, topology: t, up: o, w: w}
 	if err := d.bringUp(ctx); err != nil {
 		return false, err // up took back what it did
 	}
@@ -61,6 +61,7 @@ func Run(ctx context.Context, l *lab.Lab, t topology.Topology, w io.Writer) (mad
 type demo struct {
 	lab      *lab.Lab
 	topology topology.Topology
+	up       lab.UpOptions
 	w        io.Writer
 	steps    int
 	crosses  int
@@ -91,7 +92,7 @@ func (d *demo) first() topology.Service { return d.topology.Services[0] }
 func (d *demo) bringUp(ctx context.Context) error {
 	d.title("The lab: one load balancer, %d backends, one client", len(d.topology.Backends()))
 	begin := time.Now()
-	steps, err := d.lab.Up(ctx, d.topology, lab.UpOptions{})
+	steps, err := d.lab.Up(ctx, d.topology, d.up)
 	if err != nil {
 		return err
 	}
@@ -108,7 +109,22 @@ func (d *demo) bringUp(ctx context.Context) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	d.check(true, "up in %s (%d steps); windows nodes run the Windows programs' source, compiled for Linux (emulated)", took.Round(time.Millisecond), len(plan.Changes(steps)))
+	d.check(true, "up in %s (%d steps)", took.Round(time.Millisecond), len(plan.Changes(steps)))
+	return d.standIns(ctx)
+}
+
+// standIns says what is not what it is called.
+func (d *demo) standIns(ctx context.Context) error {
+	st, err := d.lab.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the lab's status: %w", err)
+	}
+	if st.Simulated {
+		d.say("SIMULATED: no Windows and no Hyper-V are behind it; windows nodes run Linux")
+	}
+	if slices.ContainsFunc(st.Nodes, func(n lab.NodeStatus) bool { return n.Emulated }) {
+		d.say("windows nodes run the Windows programs' source, compiled for Linux (emulated)")
+	}
 	return nil
 }
 
@@ -300,12 +316,16 @@ func (d *demo) validate(ctx context.Context) error {
 	return nil
 }
 
+// patience bounds connecting and asking: on a Hyper-V host each connection of the
+// client's begins with a command over WinRM.
+const patience = 20 * time.Second
+
 func (d *demo) dial(ctx context.Context) (net.Conn, error) {
 	m, err := d.lab.Machine(d.topology.Client.Name)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return m.Guest.Dial(ctx, "tcp", "", d.first().Frontend().String())
 }
@@ -323,7 +343,7 @@ func (d *demo) get(ctx context.Context) (string, error) {
 // ask sends one request and returns the backend that answered. The page ends
 // its connection, so that each refresh has a port of its own; /whoami keeps it.
 func ask(conn net.Conn, at netip.AddrPort, path string) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
 	request, err := http.NewRequest(http.MethodGet, "http://"+at.String()+path, nil)

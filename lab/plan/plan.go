@@ -59,8 +59,8 @@ type Step struct {
 // Wanted is the lab as it should be.
 type Wanted struct {
 	Topology topology.Topology
-	// Program is the SHA-256 of the agent's binary.
-	Program string
+	// Programs are the SHA-256 of the agent's binaries, by the nodes' operating systems.
+	Programs map[topology.OS]string
 }
 
 // Found is the lab as it is.
@@ -227,7 +227,8 @@ func (b *builder) formerly(kind Kind, machine, reason string) {
 
 func (b *builder) balancer() {
 	lb := b.Topology.LoadBalancer()
-	want := role.Agent{Address: b.Topology.Nodes[lb].Address, Hash: b.Program}
+	n := b.Topology.Nodes[lb]
+	want := role.Agent{Address: n.Address, Hash: b.Programs[n.OS]}
 	// A program of a former role must be off the interface first.
 	b.subject(Agent, lb, b.Machines[lb].Facts.Agent, want.Spec(), b.former[lb]...)
 }
@@ -240,10 +241,10 @@ func (b *builder) backend(name string) {
 		b.unused = append(b.unused, b.steps[last])
 		b.steps = b.steps[:last]
 	}
-	decap := role.Decap{Hook: role.HookOf(n.OS), Address: n.Address, Balancer: t.Nodes[t.LoadBalancer()].Address, Hash: b.Program}
+	decap := role.Decap{Hook: role.HookOf(n.OS), Address: n.Address, Balancer: t.Nodes[t.LoadBalancer()].Address, Hash: b.Programs[n.OS]}
 	b.subject(Decap, name, facts.Decap, decap.Spec(), b.former[name]...)
 	page := role.PageOf(t, name)
-	page.Hash = b.Program
+	page.Hash = b.Programs[n.OS]
 	b.subject(Page, name, facts.Page, page.Spec())
 }
 

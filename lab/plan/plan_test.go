@@ -94,7 +94,7 @@ func sound(t *testing.T, steps []plan.Step) {
 
 func TestPlanOfAFreshLab(t *testing.T) {
 	var got []string
-	steps := plan.Build(plan.Wanted{Topology: topology.Default(), Program: program}, plan.Found{})
+	steps := plan.Build(plan.Wanted{Topology: topology.Default(), Programs: both(program)}, plan.Found{})
 	for _, s := range steps {
 		got = append(got, fmt.Sprintf("%s %s %s on %q service %d: %s; needs %s", s.Action, s.Kind, s.ID, s.Machine, s.Service, s.Reason, strings.Join(s.Needs, " ")))
 	}
@@ -128,7 +128,7 @@ func TestPlanOfAFreshLab(t *testing.T) {
 
 func TestPlanOfALabThatIsAsWanted(t *testing.T) {
 	top := topology.Default()
-	steps := plan.Build(plan.Wanted{Topology: top, Program: program}, asWanted(top))
+	steps := plan.Build(plan.Wanted{Topology: top, Programs: both(program)}, asWanted(top))
 	sound(t, steps)
 	if changes := plan.Changes(steps); len(changes) > 0 {
 		t.Errorf("there is something to do: %q", short(changes))
@@ -503,12 +503,12 @@ func TestPlanOfAChange(t *testing.T) {
 			if c.found != nil {
 				c.found(&found)
 			}
-			want := plan.Wanted{Topology: topology.Default(), Program: program}
+			want := plan.Wanted{Topology: topology.Default(), Programs: both(program)}
 			if c.want != nil {
 				c.want(&want.Topology)
 			}
 			if c.program != "" {
-				want.Program = c.program
+				want.Programs = both(c.program)
 			}
 			steps := plan.Build(want, found)
 			sound(t, steps)
@@ -522,7 +522,7 @@ func TestPlanOfAChange(t *testing.T) {
 func TestServiceNeedsAllThatItsBackendsNeed(t *testing.T) {
 	top := topology.Default()
 	top.Services[0].Backends = []string{"be4", "be1"}
-	steps := plan.Build(plan.Wanted{Topology: top, Program: program}, plan.Found{})
+	steps := plan.Build(plan.Wanted{Topology: top, Programs: both(program)}, plan.Found{})
 	last := steps[len(steps)-1]
 	want := []string{"agent/lb", "decap/be1", "decap/be4", "page/be1", "page/be4", "vip/be1", "vip/be4"}
 	if got := slices.Sorted(slices.Values(last.Needs)); last.ID != "service/1" || !slices.Equal(got, want) {
@@ -537,7 +537,7 @@ func TestServiceWaitsForItsFrontend(t *testing.T) {
 	other := found.Services[0]
 	other.ID, other.Frontend = 2, netip.MustParseAddrPort("40.1.1.2:80")
 	found.Services = append(found.Services, other)
-	steps := plan.Build(plan.Wanted{Topology: top, Program: program}, found)
+	steps := plan.Build(plan.Wanted{Topology: top, Programs: both(program)}, found)
 	last := steps[len(steps)-1]
 	if last.ID != "service/9" || !slices.Contains(last.Needs, "service/1") || slices.Contains(last.Needs, "service/2") {
 		t.Errorf("%s needs %v, want service/9 to need service/1 and not service/2", last.ID, last.Needs)
@@ -549,7 +549,7 @@ func TestServiceWaitsForItsFrontend(t *testing.T) {
 func TestRemovalOfAMachineNeedsEverythingElse(t *testing.T) {
 	found := asWanted(topology.Default())
 	found.Machines["old"] = provider.MachineState{}
-	steps := plan.Build(plan.Wanted{Topology: topology.Default(), Program: program}, found)
+	steps := plan.Build(plan.Wanted{Topology: topology.Default(), Programs: both(program)}, found)
 	last := steps[len(steps)-1]
 	if last.ID != "node/old" || last.Action != plan.Remove {
 		t.Fatalf("the last step is %s %s", last.Action, last.ID)
@@ -571,7 +571,7 @@ func TestPlanIsTheSameEachTime(t *testing.T) {
 			found.Machines[fmt.Sprintf("old%d", i)] = provider.MachineState{}
 			found.Services = append(found.Services, api.Service{ID: 100 + i})
 		}
-		data, err := json.Marshal(plan.Build(plan.Wanted{Topology: top, Program: program}, found))
+		data, err := json.Marshal(plan.Build(plan.Wanted{Topology: top, Programs: both(program)}, found))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -650,4 +650,9 @@ func TestDifferenceNamesWhatALabsServicesNeverHave(t *testing.T) {
 	if got := plan.Difference(have, want); got != "" {
 		t.Errorf("Difference = %q", got)
 	}
+}
+
+// both returns a program's hash for the nodes of either system.
+func both(hash string) map[topology.OS]string {
+	return map[topology.OS]string{topology.Linux: hash, topology.Windows: hash}
 }

@@ -2,8 +2,10 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"l4lab/lab/capture"
@@ -77,14 +79,20 @@ func (p *pacer) pass(n int) {
 	p.next = p.passed + paceBytes
 	ctx, cancel := context.WithTimeout(p.ctx, paceTimeout)
 	defer cancel()
-	for _, place := range p.places {
-		if err := place.session.Wait(ctx, func(frames []capture.Frame) bool {
+	for _, place := range slices.Clone(p.places) {
+		err := place.session.Wait(ctx, func(frames []capture.Frame) bool {
 			for _, f := range frames[place.read:] {
 				place.bytes += int64(f.Length)
 			}
 			place.read = len(frames)
 			return place.bytes >= p.passed-paceSlack
-		}); err != nil {
+		})
+		if errors.Is(err, capture.ErrNotLive) {
+			// It writes to a file and is not held up by a reader: nothing to pace.
+			p.places = slices.DeleteFunc(p.places, func(other *pacedPlace) bool { return other == place })
+			continue
+		}
+		if err != nil {
 			p.places = nil
 			p.gaveUp(err)
 			return

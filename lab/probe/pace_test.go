@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"testing"
+	"time"
 
 	"l4lab/lab/capture"
+	"l4lab/topology"
 )
 
 // slowSession records what a test lets it, and asks for more when waited for.
@@ -52,5 +55,33 @@ func TestATransferGoesOnWhenACaptureLostFrames(t *testing.T) {
 	}
 	if session.waits > 2 || told != 1 {
 		t.Errorf("waited %d times, told %d times", session.waits, told)
+	}
+}
+
+func TestATransferIsNotPacedByACaptureThatNobodyCanWatch(t *testing.T) {
+	blind := capture.Late("lb port", func() ([]capture.Frame, uint64, error) { return nil, 0, nil })
+	live := &slowSession{more: func() *capture.Frame { return &capture.Frame{Length: 1500} }}
+	p := &pacer{ctx: t.Context(), next: paceBytes, places: []*pacedPlace{{session: blind}, {session: live}}, gaveUp: func(err error) { t.Error(err) }}
+	const size = 4 << 20
+	if n, err := io.Copy(io.Discard, p.reader(bytes.NewReader(make([]byte, size)))); n != size || err != nil {
+		t.Fatal(n, err)
+	}
+	if len(p.places) != 1 || live.waits < 2 {
+		t.Errorf("paced by %d places, the live one waited for %d times", len(p.places), live.waits)
+	}
+}
+
+func TestConnectionsSettleWithoutAWatcherInBoundedTimeAndSilence(t *testing.T) {
+	blind := capture.Late("client port", func() ([]capture.Frame, uint64, error) { return nil, 0, nil })
+	p := &pass{
+		options: Options{Progress: func(message string) { t.Error("said:", message) }},
+		service: topology.Service{Protocol: topology.TCP, VIP: netip.MustParseAddr("40.1.1.1"), Port: 80},
+	}
+	p.topology.Client.Name = "client"
+	r := &recorder{sessions: map[capture.Place]Session{placeOf("client"): blind}}
+	began := time.Now()
+	p.settle(t.Context(), r, &Evidence{Exchanges: []Exchange{{Client: netip.MustParseAddrPort("20.1.1.100:4000")}}})
+	if took := time.Since(began); took < blindSettle || took > settleTimeout {
+		t.Errorf("settled after %s, want between %s and %s", took, blindSettle, settleTimeout)
 	}
 }

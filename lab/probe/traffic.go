@@ -188,7 +188,14 @@ func (p *pass) sendForeign(ctx context.Context, plan plan, r *recorder, e *Evide
 		}
 		return false
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, capture.ErrNotLive):
+		// Unwatched: whatever sends it has all of the time to do so. A dial that
+		// nobody answers ends with the context, a datagram is soon out.
+		wg.Wait()
+		settleBlind(ctx)
+		return
+	case err != nil:
 		p.say("service %d, mode %s: the packet for %s was not seen: %v", p.service.ID, p.mode, e.Foreign.Dest, err)
 	}
 	cancel()

@@ -3,6 +3,7 @@ package provider
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +27,13 @@ func (e *MissingError) Error() string {
 		}
 	}
 	return b.String()
+}
+
+// CheckRemoval returns a *MissingError when a fatal requirement is not met that
+// also the removal of a lab needs.
+func CheckRemoval(provider string, requirements []Requirement) error {
+	needed := slices.DeleteFunc(slices.Clone(requirements), func(r Requirement) bool { return r.ForUp })
+	return CheckFatal(provider, needed)
 }
 
 // CheckFatal returns a *MissingError when a fatal requirement is not met.

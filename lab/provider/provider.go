@@ -10,6 +10,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
+	"time"
 
 	"l4lab/lab/capture"
 	"l4lab/lab/guest"
@@ -29,8 +31,27 @@ type Capabilities struct {
 	// Emulates lists operating systems that nodes only stand in for: the node
 	// runs that system's programs on Linux, and status says so.
 	Emulates []topology.OS
+	// Client is the operating system of the client; "": Linux.
+	Client topology.OS
 	// MaxMTU is the largest MTU that the lab's interfaces take, in bytes.
 	MaxMTU int
+	// Look is how long it may take to look at one machine; 0: 2 s.
+	Look time.Duration
+	// Answer is how long a test's client may wait for one answer, where its bytes
+	// come to labctl by a longer way; 0: the probe's own.
+	Answer time.Duration
+	// Simulated says that no machine of this provider is a real one, and status
+	// says so.
+	Simulated bool
+}
+
+// Runs returns the operating system whose programs a node of that system gets:
+// Linux where the node only stands in for it.
+func (c Capabilities) Runs(os topology.OS) topology.OS {
+	if slices.Contains(c.Emulates, os) {
+		return topology.Linux
+	}
+	return os
 }
 
 // Lab is a lab as providers see it: its topology and the folder that is its own.
@@ -43,8 +64,8 @@ type Lab struct {
 // Provider makes and removes machines. All methods may be called side by side
 // for different nodes.
 type Provider interface {
-	// Check returns what this machine has and lacks.
-	Check(ctx context.Context) []Requirement
+	// Check returns what this machine has and lacks for the lab.
+	Check(ctx context.Context, lab Lab) []Requirement
 	// Observe returns what of the lab exists. What is missing is no error. A
 	// thing that bears one of the lab's names but not its mark is an error that
 	// matches ErrForeign.
@@ -63,6 +84,12 @@ type Provider interface {
 	Machine(lab Lab, name string) (Machine, error)
 	// Capture starts a capture.
 	Capture(ctx context.Context, lab Lab, place capture.Place) (*capture.Session, error)
+}
+
+// Blind is a Provider that cannot look for a lab that it has no record of.
+type Blind interface {
+	// Unseen says what cannot be looked at, "" when all can.
+	Unseen(lab Lab) string
 }
 
 // Machine is one node: how to act in it and what its operating system can do.
@@ -100,8 +127,10 @@ type Requirement struct {
 	// Name is what is needed: "XDP on veth".
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
-	// Fatal says that nothing works without it.
+	// Fatal says that nothing works without it, ForUp that a lab can be removed
+	// without it all the same.
 	Fatal bool `json:"fatal"`
+	ForUp bool `json:"forUp,omitempty"`
 	// Found is what is there, Remedy what to do when it is not OK.
 	Found  string `json:"found"`
 	Remedy string `json:"remedy,omitempty"`

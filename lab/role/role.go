@@ -51,6 +51,8 @@ type System interface {
 	DecapStatus(ctx context.Context) (api.DecapStatus, error)
 	// EnsurePage has the web server run as asked, and answer.
 	EnsurePage(ctx context.Context, p Page) error
+	// EphemeralPorts returns the system's own range of source ports, both inclusive.
+	EphemeralPorts(ctx context.Context) (low, high uint16, err error)
 	// Remove takes one subject back: SubjectAgent, SubjectDecap or SubjectPage.
 	// What is not there is removed already.
 	Remove(ctx context.Context, subject Subject) error

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -46,8 +47,8 @@ type State struct {
 	// WasUp says that the lab has been up since it was made: what a failed up
 	// of such a lab leaves is worth keeping.
 	WasUp bool `json:"wasUp"`
-	// Program is the SHA-256 of the agent's binary on the nodes.
-	Program string `json:"program,omitempty"`
+	// Programs are the SHA-256 of the agent's binaries on the nodes, by their operating systems.
+	Programs map[topology.OS]string `json:"programs,omitempty"`
 	// Owned are the names of the things that the lab made or is about to make.
 	Owned []string `json:"owned"`
 }
@@ -62,11 +63,18 @@ var ErrNone = errors.New("no such lab")
 type Store struct{ root string }
 
 // DefaultRoot returns the folder where labs are remembered: $LABCTL_STATE_DIR
-// when set; /var/lib/labctl for root; else labctl under $XDG_STATE_HOME
-// (~/.local/state).
+// when set; on Windows labctl under %LOCALAPPDATA%, which its user alone can
+// read; /var/lib/labctl for root; else labctl under $XDG_STATE_HOME (~/.local/state).
 func DefaultRoot() (string, error) {
 	if dir := os.Getenv("LABCTL_STATE_DIR"); dir != "" {
 		return filepath.Abs(dir)
+	}
+	if runtime.GOOS == "windows" {
+		dir, err := os.UserCacheDir() // %LOCALAPPDATA%
+		if err != nil {
+			return "", fmt.Errorf("find the folder for state: %w; set LABCTL_STATE_DIR", err)
+		}
+		return filepath.Join(dir, "labctl"), nil
 	}
 	if os.Geteuid() == 0 {
 		return "/var/lib/labctl", nil

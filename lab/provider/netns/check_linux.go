@@ -16,6 +16,7 @@ import (
 
 	"l4lab/bpf"
 	"l4lab/lab/provider"
+	"l4lab/lab/provider/fabric"
 )
 
 // Probes ask the kernel what it can do. They sit behind an interface so that
@@ -30,7 +31,7 @@ type Probes interface {
 }
 
 // Check implements provider.Provider.
-func (p *namespaces) Check(context.Context) []provider.Requirement {
+func (p *namespaces) Check(context.Context, provider.Lab) []provider.Requirement {
 	kernel := p.probes.Kernel()
 	requirements := []provider.Requirement{{Name: "kernel", OK: true, Found: kernel}}
 	for _, r := range []struct {
@@ -97,12 +98,12 @@ func (kernelProbes) Links() error {
 		}
 		defer h.Close()
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = bridgeName
+		attrs.Name = fabric.BridgeName
 		if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 			return fmt.Errorf("create a bridge: %w", err)
 		}
 		attrs.Name = "probe"
-		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: interfaceName}); err != nil {
+		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: fabric.InterfaceName}); err != nil {
 			return fmt.Errorf("create a veth: %w", err)
 		}
 		return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"l4lab/agent/api"
+	"l4lab/lab/provider/fabric"
 	"l4lab/lab/role"
 )
 
@@ -41,7 +41,7 @@ func (s system) EnsureAgent(ctx context.Context, a role.Agent) error {
 		return err
 	}
 	argv := []string{
-		filepath.Join(s.dir, programName), "serve", "--device", interfaceName, "--address", a.Address.String(),
+		filepath.Join(s.dir, programName), "serve", "--device", fabric.InterfaceName, "--address", a.Address.String(),
 		"--socket", s.socket(), "--pin-dir", filepath.Join(s.pins, "lb"), "--state", filepath.Join(s.dir, "services.json"),
 	}
 	return s.ensureDaemon(ctx, daemon{Name: "agent", Spec: a.Spec(), Argv: argv, At: atAgent})
@@ -50,17 +50,12 @@ func (s system) EnsureAgent(ctx context.Context, a role.Agent) error {
 // stopDetached ends an agent whose program is no longer on the interface, so
 // that the next one attaches it again.
 func (s system) stopDetached(ctx context.Context) error {
-	return s.withLink(interfaceName, func(_ *netlink.Handle, link netlink.Link) error {
-		if hasXDP(link) {
+	return s.withLink(fabric.InterfaceName, func(_ *netlink.Handle, link netlink.Link) error {
+		if fabric.HasXDP(link) {
 			return nil
 		}
 		return s.stopDaemon(ctx, "agent")
 	})
-}
-
-func hasXDP(link netlink.Link) bool {
-	x := link.Attrs().Xdp
-	return x != nil && x.Attached
 }
 
 func (s system) socket() string { return socketIn(s.dir) }
@@ -98,38 +93,11 @@ func (s system) ask(ctx context.Context, d daemon) error {
 		_, err := client.Status(ctx)
 		return err
 	case "tcp":
-		return s.askTCP(ctx, address)
+		return role.AskPage(ctx, s.Dial, address, s.machine)
 	case "udp":
 		return s.askUDP(ctx, address)
 	}
 	return fmt.Errorf("%s has no place to answer at: %q", d.Name, d.At)
-}
-
-// askTCP waits for an answer of a page. That it takes connections is not
-// enough: it listens on one port after the other, and answers once it has all.
-// Another's server on its port would not bear its name.
-func (s system) askTCP(ctx context.Context, to string) error {
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return s.Dial(ctx, network, "", address)
-		},
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+to+"/whoami", nil)
-	if err != nil {
-		return err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return err
-	}
-	if err := response.Body.Close(); err != nil {
-		return err
-	}
-	if who := response.Header.Get("X-Backend"); who != s.machine {
-		return fmt.Errorf("%s is answered by %q, not by %s", to, who, s.machine)
-	}
-	return nil
 }
 
 // askUDP sends one datagram to a page and waits for its answer.
@@ -174,7 +142,7 @@ func (s system) ensureDaemon(ctx context.Context, want daemon) error {
 	if err := endStray(ctx, s.dir, want.Name, want.Argv); err != nil {
 		return fmt.Errorf("%s: %w", s.machine, err)
 	}
-	err = s.enter(func(ns namespace) error {
+	err = s.enter(func(ns fabric.Namespace) error {
 		d, err = startDaemon(ns, s.dir, want)
 		return err
 	})

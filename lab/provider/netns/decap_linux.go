@@ -14,6 +14,7 @@ import (
 
 	"l4lab/agent/api"
 	"l4lab/lab/guest"
+	"l4lab/lab/provider/fabric"
 	"l4lab/lab/role"
 	"l4lab/lab/state"
 )
@@ -35,7 +36,7 @@ func (s system) EnsureDecap(ctx context.Context, d role.Decap) error {
 		return fmt.Errorf("%s: make the folder for pins: %w", s.machine, err)
 	}
 	err := s.Run(ctx, guest.Command{Argv: []string{
-		filepath.Join(s.dir, programName), "decap", "attach", "--interface", interfaceName, "--address", d.Address.String(),
+		filepath.Join(s.dir, programName), "decap", "attach", "--interface", fabric.InterfaceName, "--address", d.Address.String(),
 		"--balancer", d.Balancer.String(), "--hook", string(d.Hook), "--pin-dir", s.decapPins(),
 	}})
 	if err != nil {
@@ -84,7 +85,7 @@ func (s system) observeDecap(eth netlink.Link) role.Present {
 	if err != nil || len(entries) == 0 {
 		return role.Present{Fault: "its pins are gone"}
 	}
-	if r.Hook == role.XDP && !hasXDP(eth) || r.Hook == role.TC && !s.hasTCX(eth) {
+	if r.Hook == role.XDP && !fabric.HasXDP(eth) || r.Hook == role.TC && !s.hasTCX(eth) {
 		return role.Present{Fault: "detached"}
 	}
 	return role.Present{Spec: r.Spec}
@@ -94,8 +95,8 @@ func (s system) observeDecap(eth netlink.Link) role.Present {
 // no TCX to ask about; there the pins have to do.
 func (s system) hasTCX(eth netlink.Link) bool {
 	attached := true
-	err := s.enter(func(ns namespace) error {
-		return ns.do(func() error {
+	err := s.enter(func(ns fabric.Namespace) error {
+		return ns.Do(func() error {
 			result, err := link.QueryPrograms(link.QueryOptions{Target: eth.Attrs().Index, Attach: ebpf.AttachTCXIngress})
 			if err == nil {
 				attached = len(result.Programs) > 0

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"l4lab/lab/guest"
+	"l4lab/lab/provider/fabric"
 )
 
 // nodeVariable is set in the environment of all that Run runs: the node's folder.
@@ -42,12 +43,12 @@ type nsGuest struct {
 	pushing *sync.Mutex
 }
 
-func (g nsGuest) enter(fn func(namespace) error) error {
-	ns, err := open(g.name)
+func (g nsGuest) enter(fn func(fabric.Namespace) error) error {
+	ns, err := fabric.Open(g.name)
 	if err != nil {
 		return err
 	}
-	defer ns.close()
+	defer ns.Close()
 	return fn(ns)
 }
 
@@ -77,7 +78,7 @@ func (g nsGuest) Run(ctx context.Context, c guest.Command) error {
 		cmd.Env = append(cmd.Env, agentVariable+"="+socket)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := g.enter(func(ns namespace) error { return ns.do(cmd.Start) }); err != nil {
+	if err := g.enter(func(ns fabric.Namespace) error { return ns.Do(cmd.Start) }); err != nil {
 		return fmt.Errorf("%s: run %s: %w", g.machine, strings.Join(c.Argv, " "), err)
 	}
 	ended := make(chan struct{})
@@ -163,7 +164,7 @@ func (g nsGuest) keep(f guest.File) (string, error) {
 	hash := f.Hash
 	if hash == "" {
 		var err error
-		if hash, err = hashFile(f.Source); err != nil {
+		if hash, err = guest.HashFile(f.Source); err != nil {
 			return "", err
 		}
 	}
@@ -238,8 +239,8 @@ func (g nsGuest) Dial(ctx context.Context, network, local, address string) (net.
 		}
 	}
 	var conn net.Conn
-	err := g.enter(func(ns namespace) error {
-		return ns.do(func() (err error) {
+	err := g.enter(func(ns fabric.Namespace) error {
+		return ns.Do(func() (err error) {
 			conn, err = d.DialContext(ctx, network, address)
 			return err
 		})
@@ -253,17 +254,4 @@ func (g nsGuest) Dial(ctx context.Context, network, local, address string) (net.
 func isFile(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.Mode().IsRegular()
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

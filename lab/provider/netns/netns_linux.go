@@ -22,21 +22,17 @@ import (
 	"sync"
 
 	"github.com/hashicorp/go-multierror"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"l4lab/lab/capture"
 	"l4lab/lab/provider"
+	"l4lab/lab/provider/fabric"
 	"l4lab/lab/state"
 	"l4lab/topology"
 )
 
 // Name is the provider's name in --provider.
 const Name = "netns"
-
-// maxMTU is the largest MTU at which native XDP without frags attaches to a
-// veth with a standard page (measured on 6.18: 3506 works, 3510 does not).
-const maxMTU = 3506
 
 const (
 	// maxMark is how many bytes an interface's alias holds (IFALIASZ without its 0).
@@ -54,7 +50,7 @@ const switchName = "switch"
 func New() provider.Driver {
 	return provider.Driver{
 		Name:         Name,
-		Capabilities: provider.Capabilities{Emulates: []topology.OS{topology.Windows}, MaxMTU: maxMTU},
+		Capabilities: provider.Capabilities{Emulates: []topology.OS{topology.Windows}, MaxMTU: fabric.MaxMTU},
 		Provider:     &namespaces{probes: kernelProbes{}, pushing: &sync.Mutex{}},
 	}
 }
@@ -89,79 +85,33 @@ func storeOf(lab provider.Lab) string { return filepath.Join(lab.Dir, "store") }
 
 // openOwn opens a machine's namespace: fs.ErrNotExist when there is none,
 // provider.ErrForeign when the one of that name is not this lab's.
-func openOwn(lab provider.Lab, machine string) (namespace, error) {
+func openOwn(lab provider.Lab, machine string) (fabric.Namespace, error) {
 	mark, err := markOf(lab, machine)
 	if err != nil {
-		return namespace{}, err
+		return fabric.Namespace{}, err
 	}
-	ns, err := open(namespaceName(lab.Topology.Name, machine))
-	if err != nil {
-		return namespace{}, err
-	}
-	found, err := ns.markOf()
-	if err == nil && found != mark {
-		err = fmt.Errorf("namespace %s %w (its mark is %q, expected %q); use another --name, or remove it with `ip netns delete %s`",
-			ns.name, provider.ErrForeign, found, mark, ns.name)
-	}
-	if err != nil {
-		ns.close()
-		return namespace{}, err
-	}
-	return ns, nil
+	return fabric.OpenOwn(namespaceName(lab.Topology.Name, machine), mark)
 }
 
 // ensureNamespace opens a machine's namespace or makes it.
-func ensureNamespace(ctx context.Context, lab provider.Lab, machine string, settings []setting) (namespace, error) {
-	ns, err := openOwn(lab, machine)
-	if err == nil {
-		err = ns.do(func() error {
-			for _, s := range settings {
-				if err := writeSetting(s); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		return ns, err
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return namespace{}, err
-	}
-	name := namespaceName(lab.Topology.Name, machine)
-	if err := removeEmptyName(name); err != nil {
-		return namespace{}, err
-	}
+func ensureNamespace(ctx context.Context, lab provider.Lab, machine string, settings []fabric.Setting) (fabric.Namespace, error) {
 	mark, err := markOf(lab, machine)
 	if err != nil {
-		return namespace{}, err
+		return fabric.Namespace{}, err
 	}
-	ns, err = createNamespace(name, mark, settings)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return ns, err
-	}
-	// Another lab went meanwhile, the last one, and took the folder with it.
-	if err := ensureRunDir(ctx, filepath.Dir(lab.Dir)); err != nil {
-		return namespace{}, err
-	}
-	return createNamespace(name, mark, settings)
+	return fabric.EnsureOwn(ctx, filepath.Dir(lab.Dir), namespaceName(lab.Topology.Name, machine), mark, settings)
 }
 
 // settingsOf returns the sysctls of a machine's namespace.
-func settingsOf(t topology.Topology, machine string) []setting {
-	var s []setting
-	// Without addresses of its own IPv6 would only add noise to captures.
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
-		s = append(s, setting{"ipv6/conf/all/disable_ipv6", "1"}, setting{"ipv6/conf/default/disable_ipv6", "1"})
-	}
-	// The host's defaults, which a new namespace may inherit, must not decide.
-	s = append(s, setting{"ipv4/conf/all/rp_filter", "0"}, setting{"ipv4/conf/default/rp_filter", "0"})
+func settingsOf(t topology.Topology, machine string) []fabric.Setting {
+	s := fabric.Quiet()
 	switch t.Nodes[machine].Role {
 	case topology.RoleLoadBalancer:
 		// 32768-65535 is the SNAT pool: the balancer's own connections keep off it.
-		s = append(s, setting{"ipv4/ip_local_port_range", "1024 32767"})
+		s = append(s, fabric.Setting{Path: "ipv4/ip_local_port_range", Value: "1024 32767"})
 	case topology.RoleBackend:
 		// The VIP on lo must neither be announced nor be used to ask for others.
-		s = append(s, setting{"ipv4/conf/all/arp_ignore", "1"}, setting{"ipv4/conf/all/arp_announce", "2"})
+		s = append(s, fabric.Unannounced()...)
 	}
 	return s
 }
@@ -186,7 +136,7 @@ func neighboursOf(t topology.Topology, machine string) []netip.Addr {
 
 // EnsureSwitch implements provider.Provider.
 func (p *namespaces) EnsureSwitch(ctx context.Context, lab provider.Lab) error {
-	if err := ensureRunDir(ctx, filepath.Dir(lab.Dir)); err != nil {
+	if err := fabric.EnsureRunDir(ctx, filepath.Dir(lab.Dir)); err != nil {
 		return fmt.Errorf("switch: %w", err)
 	}
 	for _, dir := range []string{pinsOf(lab), storeOf(lab)} {
@@ -203,13 +153,13 @@ func (p *namespaces) EnsureSwitch(ctx context.Context, lab provider.Lab) error {
 	if err != nil {
 		return err
 	}
-	defer ns.close()
-	h, err := ns.netlink()
+	defer ns.Close()
+	h, err := ns.Netlink()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	if _, err := ensureBridge(h, lab.Topology.Switch.MTU); err != nil {
+	if _, err := fabric.EnsureBridge(h, lab.Topology.Switch.MTU); err != nil {
 		return fmt.Errorf("switch: %w", err)
 	}
 	return nil
@@ -226,12 +176,12 @@ func (p *namespaces) EnsureNode(ctx context.Context, lab provider.Lab, name stri
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	defer sw.close()
+	defer sw.Close()
 	node, err := ensureNamespace(ctx, lab, name, settingsOf(t, name))
 	if err != nil {
 		return err
 	}
-	defer node.close()
+	defer node.Close()
 	err = plug(sw, node, t, name, address, func() error { return p.reset(ctx, lab, name) })
 	if err != nil {
 		return fmt.Errorf("%s (%s): %w", name, address, err)
@@ -259,56 +209,35 @@ func (p *namespaces) reset(ctx context.Context, lab provider.Lab, name string) e
 }
 
 // plug connects a machine to the switch and addresses it.
-func plug(sw, node namespace, t topology.Topology, name string, address netip.Addr, reset func() error) error {
-	hs, err := sw.netlink()
+func plug(sw, node fabric.Namespace, t topology.Topology, name string, address netip.Addr, reset func() error) error {
+	hs, err := sw.Netlink()
 	if err != nil {
 		return err
 	}
 	defer hs.Close()
-	hn, err := node.netlink()
+	hn, err := node.Netlink()
 	if err != nil {
 		return err
 	}
 	defer hn.Close()
-	prt := port{machine: name, mac: macOf(address), mtu: t.Switch.MTU, hairpins: t.Nodes[name].Role == topology.RoleLoadBalancer}
+	prt := fabric.Port{Name: name, MAC: macOf(address), MTU: t.Switch.MTU, Hairpins: t.Nodes[name].Role == topology.RoleLoadBalancer}
 	// A cable has two ends. Of one whose other end is gone, or lies in a switch
 	// that was deleted and is still being dismantled, nothing is kept.
-	if !hasLink(hn, interfaceName) || !hasLink(hs, name) {
-		if err := errors.Join(unplug(hs, name), unplug(hn, interfaceName)); err != nil {
+	if !fabric.HasLink(hn, fabric.InterfaceName) || !fabric.HasLink(hs, name) {
+		if err := errors.Join(fabric.Unplug(hs, name), fabric.Unplug(hn, fabric.InterfaceName)); err != nil {
 			return err
 		}
 		if err := reset(); err != nil {
 			return err
 		}
-		if err := connect(hs, node, prt); err != nil {
+		if err := fabric.Connect(hs, node, prt); err != nil {
 			return err
 		}
 	}
-	if err := ensurePort(sw, hs, prt); err != nil {
+	if err := fabric.EnsurePort(sw, hs, prt); err != nil {
 		return err
 	}
 	return ensureInterface(hn, netip.PrefixFrom(address, t.Switch.Subnet.Bits()), t.Switch.MTU, neighboursOf(t, name))
-}
-
-func hasLink(h *netlink.Handle, name string) bool {
-	_, err := h.LinkByName(name)
-	return !errors.As(err, &netlink.LinkNotFoundError{})
-}
-
-// unplug removes one end of a cable, and with it the other.
-func unplug(h *netlink.Handle, name string) error {
-	link, err := h.LinkByName(name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
-	if err == nil {
-		err = h.LinkDel(link)
-	}
-	// It may have gone meanwhile with the other end's namespace.
-	if err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove the cable's end %s: %w", name, err)
-	}
-	return nil
 }
 
 // RemoveNode implements provider.Provider.
@@ -322,17 +251,17 @@ func (p *namespaces) RemoveNode(ctx context.Context, lab provider.Lab, name stri
 	dir := state.NodeDir(lab.Dir, name)
 	errs = multierror.Append(errs, endAllUnder(ctx, dir))
 	if sw, err := openOwn(lab, switchName); err == nil {
-		if h, err := sw.netlink(); err == nil {
-			errs = multierror.Append(errs, unplug(h, name))
+		if h, err := sw.Netlink(); err == nil {
+			errs = multierror.Append(errs, fabric.Unplug(h, name))
 			h.Close()
 		}
-		sw.close()
+		sw.Close()
 	}
 	if !missing {
-		ns.close()
-		errs = multierror.Append(errs, deleteName(namespaceName(lab.Topology.Name, name)))
+		ns.Close()
+		errs = multierror.Append(errs, fabric.Delete(namespaceName(lab.Topology.Name, name)))
 	} else {
-		errs = multierror.Append(errs, removeEmptyName(namespaceName(lab.Topology.Name, name)))
+		errs = multierror.Append(errs, fabric.RemoveEmptyName(namespaceName(lab.Topology.Name, name)))
 	}
 	errs = multierror.Append(errs, os.RemoveAll(filepath.Join(pinsOf(lab), name)), os.RemoveAll(dir))
 	return errs.ErrorOrNil()
@@ -342,7 +271,7 @@ func (p *namespaces) RemoveNode(ctx context.Context, lab provider.Lab, name stri
 func (p *namespaces) Destroy(ctx context.Context, lab provider.Lab) error {
 	var errs *multierror.Error
 	errs = multierror.Append(errs, endAllUnder(ctx, lab.Dir))
-	found, err := names(lab.Topology.Name)
+	found, err := fabric.Names(lab.Topology.Name)
 	errs = multierror.Append(errs, err)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -353,10 +282,10 @@ func (p *namespaces) Destroy(ctx context.Context, lab provider.Lab) error {
 			defer func() { <-slots }()
 			ns, err := openOwn(lab, strings.TrimPrefix(name, lab.Topology.Name+"-"))
 			if err == nil {
-				ns.close()
-				err = deleteName(name)
+				ns.Close()
+				err = fabric.Delete(name)
 			} else if errors.Is(err, fs.ErrNotExist) {
-				err = removeEmptyName(name)
+				err = fabric.RemoveEmptyName(name)
 			}
 			if err != nil && !errors.Is(err, provider.ErrForeign) && !errors.Is(err, fs.ErrNotExist) {
 				mu.Lock()
@@ -371,7 +300,7 @@ func (p *namespaces) Destroy(ctx context.Context, lab provider.Lab) error {
 			errs = multierror.Append(errs, fmt.Errorf("unmount %s: %w", dir, err))
 		}
 	}
-	errs = multierror.Append(errs, releaseRunDir(ctx, filepath.Dir(lab.Dir)))
+	errs = multierror.Append(errs, fabric.ReleaseRunDir(ctx, filepath.Dir(lab.Dir)))
 	return errs.ErrorOrNil()
 }
 
@@ -386,7 +315,7 @@ func (p *namespaces) Machine(lab provider.Lab, name string) (provider.Machine, e
 
 // Capture implements provider.Provider.
 func (p *namespaces) Capture(_ context.Context, lab provider.Lab, place capture.Place) (*capture.Session, error) {
-	machine, link := place.Machine, interfaceName
+	machine, link := place.Machine, fabric.InterfaceName
 	if place.Port {
 		machine, link = switchName, place.Machine
 	}
@@ -394,9 +323,9 @@ func (p *namespaces) Capture(_ context.Context, lab provider.Lab, place capture.
 	if err != nil {
 		return nil, fmt.Errorf("capture at %s: %w", place, err)
 	}
-	defer ns.close()
+	defer ns.Close()
 	var session *capture.Session
-	err = ns.do(func() (err error) {
+	err = ns.Do(func() (err error) {
 		session, err = capture.Start(link, capture.Options{})
 		return err
 	})

@@ -19,6 +19,7 @@ import (
 
 	"l4lab/lab/guest"
 	"l4lab/lab/provider"
+	"l4lab/lab/provider/fabric"
 	"l4lab/lab/role"
 	"l4lab/topology"
 )
@@ -45,7 +46,7 @@ func newLab(t *testing.T, name string) (provider.Driver, provider.Lab) {
 		if err := d.Destroy(context.Background(), pl); err != nil {
 			t.Error(err)
 		}
-		if left, _ := names(name); len(left) > 0 {
+		if left, _ := fabric.Names(name); len(left) > 0 {
 			t.Errorf("namespaces left: %v", left)
 		}
 		if err := os.RemoveAll(root); err != nil {
@@ -124,9 +125,9 @@ func listenIn(t *testing.T, pl provider.Lab, name, address string) net.Listener 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.close()
+	defer ns.Close()
 	var l net.Listener
-	if err := ns.do(func() (err error) { l, err = net.Listen("tcp", address); return err }); err != nil {
+	if err := ns.Do(func() (err error) { l, err = net.Listen("tcp", address); return err }); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -139,7 +140,7 @@ func TestEnsureNodeMendsWhatWasBroken(t *testing.T) {
 		return func(t *testing.T) {
 			t.Helper()
 			m := machine(t, d, pl, name)
-			if err := m.System.(system).withLink(interfaceName, fn); err != nil {
+			if err := m.System.(system).withLink(fabric.InterfaceName, fn); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -152,13 +153,13 @@ func TestEnsureNodeMendsWhatWasBroken(t *testing.T) {
 		{"an interface that was deleted", "be2", "eth0 is missing", in("be2", func(h *netlink.Handle, l netlink.Link) error { return h.LinkDel(l) })},
 		{"another MTU", "be3", "mtu 1400 -> 1500", in("be3", func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1400) })},
 		{"a further address", "be4", "a further address 20.1.1.99/24", in("be4", func(h *netlink.Handle, l netlink.Link) error {
-			return h.AddrAdd(l, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("20.1.1.99/24"))})
+			return h.AddrAdd(l, &netlink.Addr{IPNet: fabric.IPNet(netip.MustParsePrefix("20.1.1.99/24"))})
 		})},
 		{"a neighbour that is gone", "client", "neighbours: 1 missing", in("client", func(h *netlink.Handle, l netlink.Link) error {
 			return h.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: netlink.FAMILY_V4, IP: net.IPv4(20, 1, 1, 1)})
 		})},
 		{"a namespace that was deleted", "lb", "", func(t *testing.T) {
-			if err := deleteName("tnmend-lb"); err != nil {
+			if err := fabric.Delete("tnmend-lb"); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -180,15 +181,15 @@ func TestEnsureNodeMendsWhatWasBroken(t *testing.T) {
 
 func TestForeignNamespaceIsRefusedAndLeftAlone(t *testing.T) {
 	d, pl := newLab(t, "tnforeign")
-	if err := ensureRunDir(t.Context(), filepath.Dir(pl.Dir)); err != nil {
+	if err := fabric.EnsureRunDir(t.Context(), filepath.Dir(pl.Dir)); err != nil {
 		t.Fatal(err)
 	}
-	ns, err := createNamespace("tnforeign-be1", "somebody else's", nil)
+	ns, err := fabric.Create("tnforeign-be1", "somebody else's", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns.close()
-	defer deleteName("tnforeign-be1")
+	ns.Close()
+	defer fabric.Delete("tnforeign-be1")
 	if err := d.EnsureSwitch(t.Context(), pl); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +205,7 @@ func TestForeignNamespaceIsRefusedAndLeftAlone(t *testing.T) {
 	if err := d.Destroy(t.Context(), pl); err != nil {
 		t.Error(err)
 	}
-	if left, _ := names("tnforeign"); !slices.Equal(left, []string{"tnforeign-be1"}) {
+	if left, _ := fabric.Names("tnforeign"); !slices.Equal(left, []string{"tnforeign-be1"}) {
 		t.Errorf("after destroy there is %v, expected the foreign one alone", left)
 	}
 }
@@ -318,7 +319,7 @@ func sleeper(t *testing.T, d provider.Driver, pl provider.Lab) (daemon, nsGuest)
 		t.Fatal(err)
 	}
 	var started daemon
-	err = g.enter(func(ns namespace) (err error) {
+	err = g.enter(func(ns fabric.Namespace) (err error) {
 		started, err = startDaemon(ns, g.dir, daemon{Name: "web", Spec: "spec", Argv: []string{filepath.Join(g.dir, "sleep"), "1000"}})
 		return err
 	})
@@ -451,7 +452,7 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &namespaces{probes: c.probes}
-			err := provider.CheckFatal(Name, p.Check(t.Context()))
+			err := provider.CheckFatal(Name, p.Check(t.Context(), provider.Lab{}))
 			switch {
 			case c.missing == "" && err != nil:
 				t.Errorf("unexpected: %v", err)

@@ -22,7 +22,7 @@ func New() provider.Driver { return provider.Driver{Name: Name, Provider: absent
 
 type absent struct{}
 
-func (absent) Check(context.Context) []provider.Requirement {
+func (absent) Check(context.Context, provider.Lab) []provider.Requirement {
 	return []provider.Requirement{{
 		Name: "Linux", Fatal: true, Found: "this is " + runtime.GOOS, Remedy: "run labctl on a Linux machine",
 	}}

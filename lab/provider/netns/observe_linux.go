@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"l4lab/lab/provider"
+	"l4lab/lab/provider/fabric"
 	"l4lab/topology"
 )
 
@@ -22,7 +22,7 @@ import (
 func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Actual, error) {
 	t := lab.Topology
 	actual := provider.Actual{Machines: map[string]provider.MachineState{}}
-	found, err := names(t.Name)
+	found, err := fabric.Names(t.Name)
 	if err != nil {
 		return actual, err
 	}
@@ -44,7 +44,7 @@ func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Ac
 		} else {
 			actual.Machines[machine], err = p.observeMachine(ctx, lab, ns, machine)
 		}
-		ns.close()
+		ns.Close()
 		if err != nil {
 			return actual, fmt.Errorf("look at %s: %w", machine, err)
 		}
@@ -67,9 +67,9 @@ type switchView struct {
 	summing bool
 }
 
-func observeSwitch(ns namespace, pins string, t topology.Topology) (*provider.SwitchState, switchView, error) {
+func observeSwitch(ns fabric.Namespace, pins string, t topology.Topology) (*provider.SwitchState, switchView, error) {
 	v := switchView{ports: map[string]netlink.Link{}, table: map[string]int{}}
-	h, err := ns.netlink()
+	h, err := ns.Netlink()
 	if err != nil {
 		return nil, v, err
 	}
@@ -80,7 +80,7 @@ func observeSwitch(ns namespace, pins string, t topology.Topology) (*provider.Sw
 	}
 	var sw *provider.SwitchState
 	for _, l := range links {
-		if l.Attrs().Name == bridgeName && l.Attrs().Flags&net.FlagUp != 0 && isBPFFS(pins) {
+		if l.Attrs().Name == fabric.BridgeName && l.Attrs().Flags&net.FlagUp != 0 && isBPFFS(pins) {
 			sw = &provider.SwitchState{MTU: l.Attrs().MTU}
 		}
 		v.ports[l.Attrs().Name] = l
@@ -95,21 +95,26 @@ func observeSwitch(ns namespace, pins string, t topology.Topology) (*provider.Sw
 		}
 	}
 	if _, ok := v.ports[t.LoadBalancer()]; ok {
-		v.summing, err = leavesChecksums(ns, t.LoadBalancer())
+		v.summing, err = fabric.LeavesChecksums(ns, t.LoadBalancer())
+	}
+	if errors.Is(err, unix.ENODEV) {
+		// The port went since it was listed: the other end's namespace was deleted.
+		delete(v.ports, t.LoadBalancer())
+		err = nil
 	}
 	return sw, v, err
 }
 
-func (p *namespaces) observeMachine(ctx context.Context, lab provider.Lab, ns namespace, machine string) (provider.MachineState, error) {
+func (p *namespaces) observeMachine(ctx context.Context, lab provider.Lab, ns fabric.Namespace, machine string) (provider.MachineState, error) {
 	var m provider.MachineState
-	h, err := ns.netlink()
+	h, err := ns.Netlink()
 	if err != nil {
 		return m, err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(interfaceName)
+	link, err := h.LinkByName(fabric.InterfaceName)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		m.Faults = append(m.Faults, interfaceName+" is missing")
+		m.Faults = append(m.Faults, fabric.InterfaceName+" is missing")
 		return m, nil
 	}
 	if err != nil {
@@ -117,7 +122,7 @@ func (p *namespaces) observeMachine(ctx context.Context, lab provider.Lab, ns na
 	}
 	m.MTU, m.MAC = link.Attrs().MTU, link.Attrs().HardwareAddr
 	if link.Attrs().Flags&net.FlagUp == 0 {
-		m.Faults = append(m.Faults, interfaceName+" is down")
+		m.Faults = append(m.Faults, fabric.InterfaceName+" is down")
 	}
 	if err := observeAddress(h, link, lab.Topology, machine, &m); err != nil {
 		return m, err
@@ -191,7 +196,7 @@ func observeAddress(h *netlink.Handle, link netlink.Link, t topology.Topology, m
 
 // fault says what of a machine's port on the switch is wrong, "" when nothing is.
 func (v switchView) fault(t topology.Topology, machine string) string {
-	link, bridge := v.ports[machine], v.ports[bridgeName]
+	link, bridge := v.ports[machine], v.ports[fabric.BridgeName]
 	address, known := t.Address(machine)
 	hairpins := t.Nodes[machine].Role == topology.RoleLoadBalancer
 	switch {
@@ -205,7 +210,7 @@ func (v switchView) fault(t topology.Topology, machine string) string {
 		return fmt.Sprintf("port mtu %d -> %d", link.Attrs().MTU, t.Switch.MTU)
 	case known && v.table[macOf(address).String()] != link.Attrs().Index:
 		return "the switch does not send its MAC to its port"
-	case hairpins && !hasXDP(link):
+	case hairpins && !fabric.HasXDP(link):
 		return "its port on the switch has no XDP program"
 	case hairpins && v.summing:
 		return "its port on the switch leaves checksums to be filled in"
@@ -215,16 +220,16 @@ func (v switchView) fault(t topology.Topology, machine string) string {
 
 // settingFaults returns the sysctls of a machine's namespace that are not as
 // EnsureNode writes them.
-func settingFaults(ns namespace, t topology.Topology, machine string) ([]string, error) {
+func settingFaults(ns fabric.Namespace, t topology.Topology, machine string) ([]string, error) {
 	var faults []string
-	err := ns.do(func() error {
+	err := ns.Do(func() error {
 		for _, s := range settingsOf(t, machine) {
-			data, err := os.ReadFile("/proc/sys/net/" + s.path)
+			have, err := s.Read()
 			if err != nil {
 				return err
 			}
-			if have := strings.Join(strings.Fields(string(data)), " "); have != s.value {
-				faults = append(faults, fmt.Sprintf("%s %s -> %s", s.path, have, s.value))
+			if have != s.Value {
+				faults = append(faults, fmt.Sprintf("%s %s -> %s", s.Path, have, s.Value))
 			}
 		}
 		return nil

@@ -15,9 +15,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
 
+	"l4lab/lab/provider/fabric"
 	"l4lab/lab/state"
 )
 
@@ -45,7 +45,7 @@ func logFile(dir, name string) string    { return filepath.Join(dir, name+".log"
 
 // startDaemon starts a process in a namespace, in a session of its own, its
 // output in the node's folder.
-func startDaemon(ns namespace, dir string, d daemon) (daemon, error) {
+func startDaemon(ns fabric.Namespace, dir string, d daemon) (daemon, error) {
 	log, err := os.OpenFile(logFile(dir, d.Name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return daemon{}, fmt.Errorf("open the log of %s: %w", d.Name, err)
@@ -58,7 +58,7 @@ func startDaemon(ns namespace, dir string, d daemon) (daemon, error) {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := ns.do(cmd.Start); err != nil {
+	if err := ns.Do(cmd.Start); err != nil {
 		return daemon{}, fmt.Errorf("start %s: %w", strings.Join(d.Argv, " "), err)
 	}
 	d.PID = cmd.Process.Pid
@@ -115,7 +115,7 @@ func (d daemon) stop(ctx context.Context, dir string, patience time.Duration) er
 		// The identity is checked after the pidfd is open: from here on it
 		// cannot come to mean another process.
 		if d.alive() {
-			err = end(ctx, pidfd, patience)
+			err = fabric.End(ctx, pidfd, patience)
 		}
 	} else if errors.Is(err, unix.ESRCH) {
 		err = nil
@@ -129,75 +129,23 @@ func (d daemon) stop(ctx context.Context, dir string, patience time.Duration) er
 	return nil
 }
 
-// end sends SIGTERM, and SIGKILL when patience is over, and waits for the end.
-func end(ctx context.Context, pidfd int, patience time.Duration) error {
-	if patience > 0 {
-		if err := unix.PidfdSendSignal(pidfd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
-		}
-		if gone, err := waitEnd(ctx, pidfd, patience); gone || err != nil {
-			return err
-		}
-	}
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	gone, err := waitEnd(ctx, pidfd, 5*time.Second)
-	if err == nil && !gone {
-		err = errors.New("still there 5 s after SIGKILL: it hangs in the kernel; see /proc/PID/stack")
-	}
-	return err
-}
-
-// waitEnd waits until the process is gone; a pidfd becomes readable then.
-func waitEnd(ctx context.Context, pidfd int, d time.Duration) (bool, error) {
-	deadline := time.Now().Add(d)
-	for {
-		if ctx.Err() != nil {
-			return false, context.Cause(ctx)
-		}
-		left := min(time.Until(deadline), 50*time.Millisecond)
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, max(int(left.Milliseconds()), 0))
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return false, err
-		}
-		if n > 0 {
-			return true, nil
-		}
-		if time.Now().After(deadline) {
-			return false, nil
-		}
-	}
-}
-
 // endAllUnder kills every process whose program lies under a folder, whether
 // or not it is remembered: a labctl that was killed may have started it and
 // not written it down. A program in the lab's own folder is the lab's, and so is
 // what labctl exec left running in one of its nodes.
 func endAllUnder(ctx context.Context, dir string) error {
 	prefix := dir + string(filepath.Separator)
-	return endAll(ctx, func(pid int) bool {
+	return fabric.EndAll(ctx, func(pid int) bool {
 		if pid == os.Getpid() {
 			return false // a labctl that labctl exec runs
 		}
-		return strings.HasPrefix(programOf(pid), prefix) || strings.HasPrefix(nodeOf(pid)+string(filepath.Separator), prefix)
+		return strings.HasPrefix(fabric.ProgramOf(pid), prefix) || strings.HasPrefix(nodeOf(pid)+string(filepath.Separator), prefix)
 	})
 }
 
 // nodeOf returns the folder of the node that a process was started in by
 // labctl exec, "" for all others.
-func nodeOf(pid int) string {
-	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return ""
-	}
-	for entry := range strings.SplitSeq(string(environ), "\x00") {
-		if dir, ok := strings.CutPrefix(entry, nodeVariable+"="); ok {
-			return dir
-		}
-	}
-	return ""
-}
+func nodeOf(pid int) string { return fabric.Environment(pid, nodeVariable) }
 
 // endStray kills a daemon that runs and is not written down: the labctl that
 // started it was killed before it could. It would hold the port of the next
@@ -207,61 +155,14 @@ func endStray(ctx context.Context, dir, name string, argv []string) error {
 	if !isFile(logFile(dir, name)) {
 		return nil
 	}
-	return endAll(ctx, func(pid int) bool {
+	return fabric.EndAll(ctx, func(pid int) bool {
 		// A program that was replaced since bears this suffix (proc(5)).
-		if strings.TrimSuffix(programOf(pid), " (deleted)") != argv[0] {
+		if strings.TrimSuffix(fabric.ProgramOf(pid), " (deleted)") != argv[0] {
 			return false
 		}
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		return err == nil && strings.HasPrefix(string(line), strings.Join(argv[:2], "\x00")+"\x00")
 	})
-}
-
-// endAll kills every process of a kind and waits for its end.
-func endAll(ctx context.Context, kind func(pid int) bool) error {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return fmt.Errorf("list processes: %w", err)
-	}
-	var errs *multierror.Error
-	var pidfds []int
-	defer func() {
-		for _, fd := range pidfds {
-			unix.Close(fd)
-		}
-	}()
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || !kind(pid) {
-			continue
-		}
-		pidfd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue // gone meanwhile
-		}
-		pidfds = append(pidfds, pidfd)
-		if !kind(pid) {
-			continue // another process got the pid before the pidfd was open
-		}
-		if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = multierror.Append(errs, fmt.Errorf("end process %d: %w", pid, err))
-			continue
-		}
-	}
-	for _, fd := range pidfds {
-		if gone, err := waitEnd(ctx, fd, 5*time.Second); err != nil || !gone {
-			errs = multierror.Append(errs, fmt.Errorf("a process of the lab is still there 5 s after SIGKILL: %w", errors.Join(err, os.ErrDeadlineExceeded)))
-		}
-	}
-	return errs.ErrorOrNil()
-}
-
-func programOf(pid int) string {
-	target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	if err != nil {
-		return ""
-	}
-	return target
 }
 
 func bootID() (string, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"l4lab/lab/guest"
+	"l4lab/lab/provider/fabric"
 	"l4lab/lab/role"
 )
 
@@ -30,8 +32,8 @@ type system struct {
 }
 
 func (s system) withLink(name string, fn func(h *netlink.Handle, link netlink.Link) error) error {
-	return s.enter(func(ns namespace) error {
-		h, err := ns.netlink()
+	return s.enter(func(ns fabric.Namespace) error {
+		h, err := ns.Netlink()
 		if err != nil {
 			return err
 		}
@@ -47,50 +49,16 @@ func (s system) withLink(name string, fn func(h *netlink.Handle, link netlink.Li
 // EnsureVIPs implements role.System: the addresses go on lo, as /32.
 func (s system) EnsureVIPs(_ context.Context, vips []netip.Addr) error {
 	return s.withLink("lo", func(h *netlink.Handle, lo netlink.Link) error {
-		have, err := loopbackVIPs(h, lo)
-		if err != nil {
+		if err := fabric.EnsureVIPs(h, lo, vips); err != nil {
 			return fmt.Errorf("%s: %w", s.machine, err)
-		}
-		want := make(map[netip.Addr]bool, len(vips))
-		for _, vip := range vips {
-			want[vip] = true
-		}
-		for _, a := range have {
-			if want[a] {
-				delete(want, a)
-				continue
-			}
-			if err := h.AddrDel(lo, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, 32))}); err != nil {
-				return fmt.Errorf("%s: take the VIP %s off lo: %w", s.machine, a, err)
-			}
-		}
-		for a := range want {
-			if err := h.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, 32))}); err != nil {
-				return fmt.Errorf("%s: put the VIP %s on lo: %w", s.machine, a, err)
-			}
 		}
 		return nil
 	})
 }
 
-// loopbackVIPs returns lo's addresses but 127.0.0.0/8.
-func loopbackVIPs(h *netlink.Handle, lo netlink.Link) ([]netip.Addr, error) {
-	list, err := h.AddrList(lo, netlink.FAMILY_V4)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses of lo: %w", err)
-	}
-	var vips []netip.Addr
-	for _, a := range list {
-		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok && !ip.IsLoopback() {
-			vips = append(vips, ip)
-		}
-	}
-	return vips, nil
-}
-
 // EnsureRoutes implements role.System.
 func (s system) EnsureRoutes(_ context.Context, routes []role.Route) error {
-	return s.withLink(interfaceName, func(h *netlink.Handle, link netlink.Link) error {
+	return s.withLink(fabric.InterfaceName, func(h *netlink.Handle, link netlink.Link) error {
 		have, err := labRoutes(h, link)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.machine, err)
@@ -122,7 +90,7 @@ func (s system) EnsureRoutes(_ context.Context, routes []role.Route) error {
 
 func routeOf(link netlink.Link, r role.Route) *netlink.Route {
 	return &netlink.Route{
-		LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(r.Destination, 32)),
+		LinkIndex: link.Attrs().Index, Dst: fabric.IPNet(netip.PrefixFrom(r.Destination, 32)),
 		Gw: r.Via.AsSlice(), MTU: r.MTU, Protocol: routeProtocol,
 	}
 }
@@ -146,6 +114,11 @@ func labRoutes(h *netlink.Handle, link netlink.Link) ([]role.Route, error) {
 		}
 	}
 	return routes, nil
+}
+
+// Logs opens what the machine's daemons wrote.
+func (s system) Logs(ctx context.Context) (map[string]io.ReadCloser, error) {
+	return role.LogFiles(ctx, s.nsGuest)
 }
 
 func (s system) push(ctx context.Context, program, hash string) error {
@@ -183,10 +156,10 @@ func (s system) Observe(ctx context.Context) (role.Facts, error) {
 	var f role.Facts
 	err := s.withLink("lo", func(h *netlink.Handle, lo netlink.Link) error {
 		var err error
-		if f.VIPs, err = loopbackVIPs(h, lo); err != nil {
+		if f.VIPs, err = fabric.VIPs(h, lo); err != nil {
 			return err
 		}
-		eth, err := h.LinkByName(interfaceName)
+		eth, err := h.LinkByName(fabric.InterfaceName)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil
 		}
@@ -198,12 +171,17 @@ func (s system) Observe(ctx context.Context) (role.Facts, error) {
 		}
 		f.Decap = s.observeDecap(eth)
 		f.Agent, f.Page = s.observeDaemon(ctx, "agent"), s.observeDaemon(ctx, "web")
-		if f.Agent.Spec != "" && !hasXDP(eth) {
+		if f.Agent.Spec != "" && !fabric.HasXDP(eth) {
 			f.Agent.Fault = "its program is detached"
 		}
 		return nil
 	})
 	return f, err
+}
+
+// EphemeralPorts implements role.System.
+func (s system) EphemeralPorts(ctx context.Context) (low, high uint16, err error) {
+	return role.LinuxEphemeralPorts(ctx, s)
 }
 
 // isBPFFS says whether a folder is the root of a bpf file system.

@@ -1,0 +1,19 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"l4lab/lab/provider/hyperv/hvsim"
+)
+
+func (a *app) hvsimGuests(context.Context, hvsim.Options, string) (hvsim.Guests, error) {
+	return nil, errors.New("guests of network namespaces need Linux: use --guests none")
+}
+
+// guestCommand is there where guests are.
+func (a *app) guestCommand() *cobra.Command { return &cobra.Command{Use: "hvsim-guest", Hidden: true} }
