@@ -9,16 +9,26 @@ GO ?= go
 BUILDVCS := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || echo -buildvcs=false)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint generate check-generated sharing docs bench clean
+.PHONY: help build build-windows demo test lint generate check-generated sharing docs bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25
 
-build: ## build bin/labctl and bin/lbagent, both static; needs Go alone
+build: ## build bin/labctl and bin/lbagent, both static, and the same for Windows (.exe); needs Go alone
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
+	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
 
-demo: build ## bring the five-machine lab up, walk through SNAT and DSR, take it down
-	bin/labctl demo
+# Go links a program's resource_windows_amd64.syso into its Windows build. The
+# version is the commit's, so the resources are made and not committed.
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null)
+
+build-windows: ## build bin/labctl.exe and bin/lbagent.exe with their version resources
+	GOOS= GOARCH= $(GO) run ./scripts/versioninfo -name labctl -description "A lab for layer-4 load balancing with eBPF" -version "$(VERSION)" cmd/labctl
+	GOOS= GOARCH= $(GO) run ./scripts/versioninfo -name lbagent -description "A layer-4 load balancer with eBPF" -version "$(VERSION)" cmd/lbagent
+	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
+
+demo: build ## bring the five-machine lab up, walk through SNAT and DSR, take it down; PROVIDER=hyperv-sim on a simulated Hyper-V host
+	bin/labctl demo $(if $(PROVIDER),--provider $(PROVIDER))
 
 test: ## run the unit, data-path and end-to-end tests, installing what they need
 	scripts/test.sh
@@ -54,4 +64,4 @@ bench: build ## measure packets, throughput, programming and labs; ratios within
 	scripts/bench.sh
 
 clean: ## remove what make built
-	rm -rf bin
+	rm -rf bin cmd/*/resource_windows_amd64.syso
