@@ -241,7 +241,7 @@ func (d *demo) dumpstate(ctx context.Context) error {
 
 func (d *demo) snatPackets(ctx context.Context) error {
 	d.title("The balancer's port on the switch, during one request in SNAT mode")
-	seen, err := d.watch(ctx, func() error { _, err := d.get(ctx); return err })
+	seen, err := d.watch(ctx, nil, func() error { _, err := d.get(ctx); return err })
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,7 @@ func (d *demo) snatPackets(ctx context.Context) error {
 
 func (d *demo) dsrPackets(ctx context.Context) error {
 	d.title("The balancer's port on the switch, during one request in DSR mode")
-	seen, err := d.watch(ctx, func() error { _, err := d.get(ctx); return err })
+	seen, err := d.watch(ctx, d.begun, func() error { _, err := d.get(ctx); return err })
 	if err != nil {
 		return err
 	}
@@ -278,7 +278,7 @@ func (d *demo) switchUnderConnection(ctx context.Context) error {
 		return err
 	}
 	var after string
-	seen, err := d.watch(ctx, func() error {
+	seen, err := d.watch(ctx, nil, func() error {
 		after, err = ask(conn, d.first().Frontend(), "/whoami")
 		return err
 	})
@@ -367,8 +367,23 @@ func ask(conn net.Conn, at netip.AddrPort, path string) (string, error) {
 	return response.Header.Get("X-Backend"), nil
 }
 
-// watch captures the balancer's port while fn runs and prints what it saw.
-func (d *demo) watch(ctx context.Context, fn func() error) ([]evidence.Packet, error) {
+// begun leaves out connections that were open before: the last packets of one
+// in SNAT may still cross the balancer after the switch to DSR, which keeps ports.
+func (d *demo) begun(packets []evidence.Packet) []evidence.Packet {
+	ports := map[uint16]bool{}
+	for _, p := range packets {
+		if p.IP.Src == d.topology.Client.Address && p.Transport.Has(evidence.SYN) {
+			ports[p.Transport.SrcPort] = true
+		}
+	}
+	return slices.DeleteFunc(packets, func(p evidence.Packet) bool {
+		return !ports[p.Transport.SrcPort] && !ports[p.Transport.DstPort]
+	})
+}
+
+// watch captures the balancer's port while fn runs and prints what it saw; of
+// that, only lets the rest fall, nil: nothing.
+func (d *demo) watch(ctx context.Context, only func([]evidence.Packet) []evidence.Packet, fn func() error) ([]evidence.Packet, error) {
 	place := capture.Place{Machine: d.topology.LoadBalancer(), Port: true}
 	session, err := d.lab.Capture(ctx, place)
 	if err != nil {
@@ -383,6 +398,9 @@ func (d *demo) watch(ctx context.Context, fn func() error) ([]evidence.Packet, e
 		d.check(false, "the capture lost %d frames", result.Dropped)
 	}
 	packets := slices.DeleteFunc(evidence.Decode(place, session.Frames()), func(p evidence.Packet) bool { return !p.IsIPv4() })
+	if only != nil {
+		packets = only(packets)
+	}
 	for _, p := range packets {
 		way := "to the balancer  "
 		if !p.Frame.Outgoing {
