@@ -69,7 +69,7 @@ static __always_inline bool encap(struct xdp_context *ctx, const struct lb_confi
 				  const struct packet *packet, const struct flow *flow,
 				  const struct backend *backend, const enum family family)
 {
-	const __u16 *next_hop = (const __u16 *)backend->mac[backend->mac_slot & 1];
+	const __u16 *next_hop = next_hop_of(backend);
 	struct eth_header *eth;
 	struct address outer;
 	void *ip;

@@ -53,7 +53,7 @@ static __always_inline int fast_request(struct xdp_context *ctx, const struct lb
 		to.daddr = &backend->address;
 		to.sport = entry->nat_port;
 		to.dport = backend->port ? backend->port : flow->dport;
-		to.next_hop = (const __u16 *)backend->mac[backend->mac_slot & 1];
+		to.next_hop = next_hop_of(backend);
 		if (!nat_rewrite(ctx, cfg, packet, flow, &to, family))
 			return drop(DROP_MALFORMED_L4);
 	} else {

@@ -277,7 +277,7 @@ static __always_inline int error_to_backend(struct xdp_context *ctx, const struc
 	to.daddr = &own;
 	to.sport = backend->port ? backend->port : quote->flow.sport;
 	to.dport = nat_port;
-	to.next_hop = (const __u16 *)backend->mac[backend->mac_slot & 1];
+	to.next_hop = next_hop_of(backend);
 	if (!forward_error(ctx, cfg, packet, outside, quote, &to, family))
 		return drop(DROP_MALFORMED_L4);
 	count_icmp(ICMP_ERROR_TO_BACKEND);

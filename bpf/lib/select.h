@@ -98,6 +98,20 @@ static __always_inline struct backend *backend_lookup(__u32 id)
 	return backend->state == BACKEND_GONE ? 0 : backend;
 }
 
+/*
+ * The MAC that counts of a backend whose next hop answers. The mask tells the
+ * verifier what was asked before, mac_slot < MAC_UNKNOWN: that of Linux 6.1 forgets
+ * the bound of what it had to spill. The compiler remembers it, and would leave the
+ * mask out if it saw where the slot comes from.
+ */
+static __always_inline const __u16 *next_hop_of(const struct backend *backend)
+{
+	__u32 slot = backend->mac_slot;
+
+	asm volatile("" : "+r"(slot));
+	return (const __u16 *)backend->mac[slot & 1];
+}
+
 /* The id of a new flow's backend in the service's table, 0 when there is none. */
 static __always_inline __u32 select_by_table(const struct service *service,
 					     const struct flow *flow, const enum family family)

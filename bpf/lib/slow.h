@@ -145,7 +145,7 @@ static __always_inline __u32 send_request(struct xdp_context *ctx, struct reques
 	to.daddr = &r->way_back.reply.saddr;
 	to.sport = r->way_back.reply.dport;
 	to.dport = r->way_back.reply.sport;
-	to.next_hop = (const __u16 *)backend->mac[backend->mac_slot & 1];
+	to.next_hop = next_hop_of(backend);
 	return nat_rewrite(ctx, cfg, &r->packet, &r->flow, &to, family) ? FORWARDED
 									: DROP_MALFORMED_L4;
 }
