@@ -7,8 +7,8 @@ func hypervRules() map[string]rule {
 	byDefault := func(value any) func(*jsonschema.Schema) {
 		return func(s *jsonschema.Schema) { s.Default = value }
 	}
-	digits := func(s *jsonschema.Schema) { s.Pattern = sha256Hex.String() }
-	variable := func(s *jsonschema.Schema) { s.Pattern = variableName.String() }
+	digits := func(s *jsonschema.Schema) { s.Pattern = sha256Hex().String() }
+	variable := func(s *jsonschema.Schema) { s.Pattern = variableName().String() }
 	return map[string]rule{
 		"Providers.HyperV": {false, "The Hyper-V host and what its machines are made from (--provider hyperv).", nil},
 

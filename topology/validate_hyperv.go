@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"l4lab/strictyaml"
 )
@@ -22,16 +23,16 @@ const hypervPath = "providers.hyperv"
 
 // windowsPath is a full path on a drive, without the characters that Windows
 // keeps from names and without . and .. as names.
-var windowsPath = regexp.MustCompile(`^[A-Za-z]:(\\[^\\/:*?"<>|\x00-\x1f]+)+$`)
+var windowsPath = compiled(`^[A-Za-z]:(\\[^\\/:*?"<>|\x00-\x1f]+)+$`)
 
 func isWindowsPath(s string) bool {
-	return windowsPath.MatchString(s) && !slices.ContainsFunc(strings.Split(s, `\`), func(part string) bool { return strings.Trim(part, ". ") == "" })
+	return windowsPath().MatchString(s) && !slices.ContainsFunc(strings.Split(s, `\`), func(part string) bool { return strings.Trim(part, ". ") == "" })
 }
 
 var (
-	sha256Hex    = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
-	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	linuxUser    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,30}$`)
+	sha256Hex    = compiled(`^[0-9a-fA-F]{64}$`)
+	variableName = compiled(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	linuxUser    = compiled(`^[a-z_][a-z0-9_-]{0,30}$`)
 )
 
 // hyperv judges the block of the Hyper-V provider.
@@ -99,7 +100,7 @@ func (v *validator) hypervHost(path string, host HyperVHost) {
 	if host.CAFile != "" && host.Fingerprint != "" {
 		v.fault(path+".fingerprint", "and caFile exclude one another: the fingerprint pins one certificate, whoever signed it")
 	}
-	if host.Fingerprint != "" && !sha256Hex.MatchString(strings.ReplaceAll(host.Fingerprint, ":", "")) {
+	if host.Fingerprint != "" && !sha256Hex().MatchString(strings.ReplaceAll(host.Fingerprint, ":", "")) {
 		v.fault(path+".fingerprint", "%s is no SHA-256 in hex (64 digits; colons are allowed)", strictyaml.Shorten(host.Fingerprint))
 	}
 	v.credential(path+".credentials", host.Credentials)
@@ -115,10 +116,10 @@ func (v *validator) credential(path string, c Credential) {
 	}
 	// What stands there may be the secret itself, put in the wrong place: it is not shown.
 	const noVariable = "is no name of an environment variable (letters, digits, underscores)"
-	if c.UserEnv != "" && !variableName.MatchString(c.UserEnv) {
+	if c.UserEnv != "" && !variableName().MatchString(c.UserEnv) {
 		v.fault(path+".userEnv", noVariable)
 	}
-	if c.PasswordEnv != "" && !variableName.MatchString(c.PasswordEnv) {
+	if c.PasswordEnv != "" && !variableName().MatchString(c.PasswordEnv) {
 		v.fault(path+".passwordEnv", noVariable)
 	}
 	if c.PasswordEnv != "" && c.PasswordFile != "" {
@@ -142,7 +143,7 @@ func (v *validator) hypervImage(os OS, image *HyperVImage) {
 	case image.Path != "" && !isWindowsPath(image.Path):
 		v.fault(path+".path", `%s is no full path on the host, such as D:\images\%s.vhdx`, strictyaml.Shorten(image.Path), os)
 	}
-	if image.SHA256 != "" && !sha256Hex.MatchString(image.SHA256) {
+	if image.SHA256 != "" && !sha256Hex().MatchString(image.SHA256) {
 		v.fault(path+".sha256", "%s is no SHA-256 in hex (64 digits)", strictyaml.Shorten(image.SHA256))
 	}
 	if image.Generation != 1 && image.Generation != 2 {
@@ -165,7 +166,7 @@ func (v *validator) login(path string, os OS, login Credential) {
 	if login.PasswordEnv != "" || login.PasswordFile != "" {
 		v.fault(path, "Linux guests take the lab's key alone: leave the password out")
 	}
-	if login.UserEnv != "" || !linuxUser.MatchString(login.User) {
+	if login.UserEnv != "" || !linuxUser().MatchString(login.User) {
 		v.fault(path+".user", "%s is no name of a Linux user (lower-case letters, digits, - and _)", strictyaml.Shorten(login.User))
 	}
 }
@@ -178,4 +179,10 @@ func (v *validator) runs(os OS) string {
 		}
 	}
 	return ""
+}
+
+// compiled returns an expression that is compiled at its first use: most calls of
+// labctl need none of them.
+func compiled(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }

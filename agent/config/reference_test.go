@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write the reference into docs/agent.md")
+var update = flag.Bool("update", false, "write schema.json, and the reference into docs/agent.md")
 
 const (
 	docFile  = "../../docs/agent.md"
@@ -16,7 +16,7 @@ const (
 )
 
 func TestReferenceInTheDocumentationIsTheSchemas(t *testing.T) {
-	reference, err := Reference()
+	keys, err := reference()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestReferenceInTheDocumentationIsTheSchemas(t *testing.T) {
 	if !found || !ends {
 		t.Fatalf("%s has no place for the reference", docFile)
 	}
-	want := reference + "\n"
+	want := keys + "\n"
 	if has == want {
 		return
 	}

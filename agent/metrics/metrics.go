@@ -1,4 +1,4 @@
-// Package metrics offers the agent's figures to Prometheus. A Collector asks the
+// Package metrics offers the agent's figures to Prometheus. A Server asks the
 // agent for all of them at each scrape, so nothing is counted twice and nothing goes
 // on while nobody asks. Counters are the data path's own: they survive the agent.
 package metrics
@@ -7,11 +7,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"l4lab/agent/api"
 	"l4lab/agent/datapath"
 	"l4lab/agent/health"
+	"l4lab/agent/metrics/exposition"
 )
 
 // Figures are what one scrape shows.
@@ -43,30 +42,16 @@ type Sweeps struct {
 	Connections uint64
 }
 
-// Collector is a prometheus.Collector of an agent's figures.
-type Collector struct {
-	read func() (Figures, error)
-}
-
-// NewCollector returns a collector that reads the figures at each scrape.
-func NewCollector(read func() (Figures, error)) *Collector { return &Collector{read} }
-
-var _ prometheus.Collector = (*Collector)(nil)
-
 const namespace = "lbagent"
 
-// family is a metric without values: its description and type.
-type family struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-}
+type family = *exposition.Family
 
 func counter(name, help string, labels ...string) family {
-	return family{prometheus.NewDesc(namespace+"_"+name, help, labels, nil), prometheus.CounterValue}
+	return exposition.NewFamily(exposition.Counter, namespace+"_"+name, help, labels...)
 }
 
 func gauge(name, help string, labels ...string) family {
-	return family{prometheus.NewDesc(namespace+"_"+name, help, labels, nil), prometheus.GaugeValue}
+	return exposition.NewFamily(exposition.Gauge, namespace+"_"+name, help, labels...)
 }
 
 // traffic are the five counters of a service or a backend.
@@ -121,32 +106,22 @@ func newFamilies() families {
 	}
 }
 
-// Describe sends nothing: an unchecked collector's metrics depend on the services.
-func (c *Collector) Describe(chan<- *prometheus.Desc) {}
-
-// Collect reads the figures and sends them. What cannot be read becomes the scrape's error.
-func (c *Collector) Collect(to chan<- prometheus.Metric) {
-	f, err := c.read()
-	if err != nil {
-		to <- prometheus.NewInvalidMetric(prometheus.NewInvalidDesc(err), err)
-		return
-	}
-	s := scrape{families: newFamilies(), to: to}
+// show adds the figures to a page.
+func show(f Figures, page *exposition.Page) {
+	s := scrape{families: newFamilies(), page: page}
 	s.agent(f)
 	s.services(f)
 	s.health(f.Checks)
 	s.dataPath(f)
 }
 
-// scrape sends figures.
+// scrape adds figures to a page.
 type scrape struct {
 	families
-	to chan<- prometheus.Metric
+	page *exposition.Page
 }
 
-func (s *scrape) send(f family, value float64, labels ...string) {
-	s.to <- prometheus.MustNewConstMetric(f.desc, f.kind, value, labels...)
-}
+func (s *scrape) send(f family, value float64, labels ...string) { s.page.Add(f, value, labels...) }
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 

@@ -229,6 +229,6 @@ func (s *Server) listenForScrapes() (err error) {
 	if s.metricsListener, err = metrics.Listen(s.options.Metrics, s.options.MetricsPublic); err != nil {
 		return fmt.Errorf("--metrics: %w", err)
 	}
-	s.metrics, err = metrics.New(s.figures, s.options.Log)
-	return err
+	s.metrics = metrics.New(s.figures, s.options.Log)
+	return nil
 }

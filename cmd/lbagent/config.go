@@ -13,23 +13,19 @@ import (
 )
 
 func newConfigCommand() *cobra.Command {
-	printing := func(use, short string, text func() ([]byte, error)) *cobra.Command {
+	printing := func(use, short string, text func() []byte) *cobra.Command {
 		return &cobra.Command{
 			Use:   use,
 			Short: short,
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				out, err := text()
-				if err != nil {
-					return err
-				}
-				_, err = cmd.OutOrStdout().Write(out)
+				_, err := cmd.OutOrStdout().Write(text())
 				return err
 			},
 		}
 	}
 	return group("config", "Print a config file to start from, or its schema",
-		printing("example", "Print a config file with comments", func() ([]byte, error) { return config.Example(), nil }),
+		printing("example", "Print a config file with comments", config.Example),
 		printing("schema", "Print the JSON schema of config files, for editors", config.Schema))
 }
 

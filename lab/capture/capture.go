@@ -13,7 +13,7 @@
 //
 // Stream is Start for another machine, whose frames arrive over a stream at
 // Remote; Late is for what can be read only at the end, such as a file that
-// ReadPcapng reads. All three end in the same Session.
+// package pcapng reads. All three end in the same Session.
 package capture
 
 import (
@@ -128,4 +128,12 @@ func ParsePlace(s string) (Place, error) {
 		return Place{}, fmt.Errorf("place %q: want \"MACHINE port\" or \"MACHINE eth0\"", s)
 	}
 	return Place{Machine: machine, Port: where == "port"}, nil
+}
+
+// Recording is what one place saw.
+type Recording struct {
+	Place  Place
+	Frames []Frame
+	// Dropped frames passed the place without being recorded.
+	Dropped uint64
 }

@@ -2,26 +2,12 @@ package capture
 
 import (
 	"context"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
 	"time"
 )
-
-// message is what a Stream is made of, encoded with encoding/gob: first one
-// that is Ready (or has an Error), then frames, and the Result at last.
-type message struct {
-	Version int
-	Ready   bool
-	Frames  []Frame
-	Result  *Result
-	Error   string
-}
-
-// streamVersion is that of message.
-const streamVersion = 1
 
 // endLimit bounds how long the other side may take to send its rest.
 const endLimit = 30 * time.Second
@@ -31,19 +17,19 @@ const endLimit = 30 * time.Second
 // kept: what a slow reader leaves waiting is bounded by the ring, and what does
 // not fit there is counted as dropped. Remote reads it.
 func Stream(ctx context.Context, w io.Writer, iface string, opts Options) error {
-	encoder := gob.NewEncoder(w)
+	encoder := newEncoder(w)
 	src, err := openInterface(iface, opts)
 	if err != nil {
-		return errors.Join(err, encoder.Encode(message{Version: streamVersion, Error: err.Error()}))
+		return errors.Join(err, encoder.encode(message{Version: streamVersion, Error: err.Error()}))
 	}
 	return streamTo(ctx, encoder, iface, src)
 }
 
-func streamTo(ctx context.Context, encoder *gob.Encoder, name string, src source) error {
-	ready := encoder.Encode(message{Version: streamVersion, Ready: true})
+func streamTo(ctx context.Context, encoder *encoder, name string, src source) error {
+	ready := encoder.encode(message{Version: streamVersion, Ready: true})
 	s := makeSession(name, 0)
 	s.source = src
-	s.forward = func(frames []Frame) error { return encoder.Encode(message{Frames: frames}) }
+	s.forward = func(frames []Frame) error { return encoder.encode(message{Frames: frames}) }
 	go s.readAll()
 	if ready == nil {
 		// The end of the context is the capture's; another error is the stream's.
@@ -57,7 +43,7 @@ func streamTo(ctx context.Context, encoder *gob.Encoder, name string, src source
 	if err != nil {
 		last.Error = err.Error()
 	}
-	return errors.Join(err, encoder.Encode(last))
+	return errors.Join(err, encoder.encode(last))
 }
 
 // Remote returns the session of a capture on another machine, whose Stream
@@ -65,20 +51,21 @@ func streamTo(ctx context.Context, encoder *gob.Encoder, name string, src source
 // the other side to end by calling stop, and waits for the rest. A stream that is an
 // io.Closer is closed when that takes too long.
 func Remote(name string, stream io.Reader, stop func() error) (*Session, error) {
-	r := &remote{decoder: gob.NewDecoder(stream), stop: stop, over: make(chan struct{})}
+	r := &remote{decoder: newDecoder(stream), stop: stop, over: make(chan struct{})}
 	r.cut = func() error { return nil }
 	if closer, ok := stream.(io.Closer); ok {
 		r.cut = closer.Close
 	}
-	var first message
-	err := r.decoder.Decode(&first)
+	first, err := r.decoder.decode()
 	switch {
+	case errors.Is(err, errMalformed): // an agent before version 2 sends gob
+		err = fmt.Errorf("%w before it began: %w; push the agent again (labctl up)", ErrBroken, err)
 	case err != nil:
 		err = fmt.Errorf("%w before it began: %w", ErrBroken, err)
 	case first.Error != "":
 		err = errors.New(first.Error)
 	case !first.Ready || first.Version != streamVersion:
-		err = fmt.Errorf("the other side speaks version %d of the stream, this one %d; push the agent again", first.Version, streamVersion)
+		err = fmt.Errorf("the other side speaks version %d of the stream, this one %d; push the agent again (labctl up)", first.Version, streamVersion)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("capture on %s: %w", name, errors.Join(err, stop()))
@@ -88,7 +75,7 @@ func Remote(name string, stream io.Reader, stop func() error) (*Session, error) 
 
 // remote is the source of a capture elsewhere.
 type remote struct {
-	decoder *gob.Decoder
+	decoder *decoder
 	stop    func() error
 	cut     func() error
 
@@ -99,8 +86,8 @@ type remote struct {
 }
 
 func (r *remote) next() ([]Frame, error) {
-	var m message
-	if err := r.decoder.Decode(&m); err != nil {
+	m, err := r.decoder.decode()
+	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrBroken, err)
 		r.ended(Result{}, err)
 		return nil, err

@@ -2,7 +2,6 @@ package capture
 
 import (
 	"context"
-	"encoding/gob"
 	"errors"
 	"io"
 	"strings"
@@ -16,7 +15,7 @@ func streaming(src *fakeSource) (stream io.Reader, stop func() error, ended <-ch
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := streamTo(ctx, gob.NewEncoder(w), "t", src)
+		err := streamTo(ctx, newEncoder(w), "t", src)
 		w.CloseWithError(err) // nil is io.EOF
 		done <- err
 	}()
@@ -58,7 +57,7 @@ func TestRemoteWhoseStreamBreaksOffIsAnError(t *testing.T) {
 	src := newFakeSource()
 	r, w := io.Pipe()
 	go func() {
-		_ = streamTo(t.Context(), gob.NewEncoder(w), "t", src)
+		_ = streamTo(t.Context(), newEncoder(w), "t", src)
 	}()
 	s, err := Remote("be3 eth0", r, func() error { return nil })
 	if err != nil {
@@ -106,8 +105,8 @@ func TestStreamWhoseReaderGoesAwayEnds(t *testing.T) {
 	src := newFakeSource()
 	r, w := io.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- streamTo(t.Context(), gob.NewEncoder(w), "t", src) }()
-	if err := gob.NewDecoder(r).Decode(new(message)); err != nil {
+	go func() { done <- streamTo(t.Context(), newEncoder(w), "t", src) }()
+	if _, err := newDecoder(r).decode(); err != nil {
 		t.Fatal(err)
 	}
 	gone := errors.New("gone")

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"testing"
 	"time"
-
-	"github.com/gopacket/gopacket/pcapgo"
 )
 
 // fakeSource hands over what a test feeds it.
@@ -122,50 +119,5 @@ func TestPlaceNamesItself(t *testing.T) {
 		if p, err := ParsePlace(bad); err == nil {
 			t.Errorf("ParsePlace(%q) = %v, want an error", bad, p)
 		}
-	}
-}
-
-func TestPcapngHoldsEveryPlaceAndFrameInOrderOfTime(t *testing.T) {
-	late, early := frame(9), frame(1)
-	early.Outgoing, early.ChecksumPending = true, true
-	var file bytes.Buffer
-	err := WritePcapng(&file, []Recording{
-		{Place: Place{"lb", true}, Frames: []Frame{late}},
-		{Place: Place{"be1", false}, Frames: []Frame{early}, Dropped: 4},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := pcapgo.NewNgReader(&file, pcapgo.NgReaderOptions{WantMixedLinkType: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var seen []string
-	for {
-		data, info, options, err := r.ReadPacketDataWithOptions()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		ngif, err := r.Interface(info.InterfaceIndex)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen = append(seen, fmt.Sprint(ngif.Name, " ", data[0], " ", options.Flags.Direction, " ", options.Comments))
-		if info.Timestamp.UnixNano() != time.Unix(1, int64(data[0])).UnixNano() {
-			t.Errorf("time of frame %d is %v", data[0], info.Timestamp)
-		}
-	}
-	want := []string{
-		fmt.Sprint("be1 eth0 1 ", pcapgo.NgEpbFlagDirectionOutbound, " [checksum not filled in yet]"),
-		fmt.Sprint("lb port 9 ", pcapgo.NgEpbFlagDirectionInbound, " []"),
-	}
-	if len(seen) != 2 || seen[0] != want[0] || seen[1] != want[1] {
-		t.Errorf("read back %q, want %q", seen, want)
-	}
-	if err := WritePcapng(&file, nil); err == nil {
-		t.Error("no recordings: want an error")
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"l4lab/agent/api"
 	"l4lab/lab/capture"
+	"l4lab/lab/capture/pcapng"
 	"l4lab/topology"
 )
 
@@ -221,5 +222,5 @@ func (p *pass) store(recordings []capture.Recording) (err error) {
 		return fmt.Errorf("store the captures: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	return capture.WritePcapng(file, recordings)
+	return pcapng.Write(file, recordings)
 }

@@ -28,6 +28,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/goccy/go-yaml"
 	"github.com/hashicorp/go-multierror"
@@ -84,9 +85,9 @@ func Write(w io.Writer, s Seed) error {
 }
 
 var (
-	hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	octal    = regexp.MustCompile(`^0[0-7]{3}$`)
+	hostName = compiled(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	userName = compiled(`^[a-z_][a-z0-9_-]{0,31}$`)
+	octal    = compiled(`^0[0-7]{3}$`)
 )
 
 func (s Seed) validate() error {
@@ -96,8 +97,8 @@ func (s Seed) validate() error {
 			errs = multierror.Append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	want(hostName.MatchString(s.Hostname), "hostname %q: want letters, digits and hyphens, 63 at most (RFC 1123)", s.Hostname)
-	want(userName.MatchString(s.User), "user %q is no user name", s.User)
+	want(hostName().MatchString(s.Hostname), "hostname %q: want letters, digits and hyphens, 63 at most (RFC 1123)", s.Hostname)
+	want(userName().MatchString(s.User), "user %q is no user name", s.User)
 	want(s.Login.Signer() != nil, "there is no key to log in with")
 	want(s.HostKey.Signer() != nil, "there is no host key")
 	want(len(s.MAC) == 6, "MAC %q has not 6 bytes", s.MAC)
@@ -105,7 +106,7 @@ func (s Seed) validate() error {
 	want(s.MTU >= 576 && s.MTU <= 65535, "MTU %d is not within 576 and 65535", s.MTU)
 	for _, f := range s.Files {
 		want(strings.HasPrefix(f.Path, "/"), "file %q: the path is not absolute", f.Path)
-		want(octal.MatchString(f.Permissions), "file %s: permissions %q are not four octal digits", f.Path, f.Permissions)
+		want(octal().MatchString(f.Permissions), "file %s: permissions %q are not four octal digits", f.Path, f.Permissions)
 	}
 	return errs.ErrorOrNil()
 }
@@ -182,4 +183,10 @@ func writeISO(w io.Writer, files []named) (err error) {
 	copy(descriptor[timesAt:timesAt+timesLength], bytes.Repeat(unspecified, 4))
 	_, err = disc.WriteTo(w)
 	return err
+}
+
+// compiled returns an expression that is compiled at its first use: most calls of
+// labctl need none of them.
+func compiled(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"l4lab/lab/capture"
+	"l4lab/lab/capture/pcapng"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
 	"l4lab/lab/provider/hyperv/transfer"
@@ -194,7 +195,7 @@ func (h *host) fetchCapture(ctx context.Context, t topology.Topology, path strin
 	if err != nil {
 		return capture.Recording{}, err
 	}
-	recorded, err := capture.ReadPcapng(&file, place, mac)
+	recorded, err := pcapng.Read(&file, place, mac)
 	if err != nil {
 		return recorded, err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"l4lab/lab/capture"
+	"l4lab/lab/capture/pcapng"
 )
 
 // captureRing is what a capture's reader may leave unread, in bytes: such a
@@ -151,7 +152,7 @@ func writeCapture(path string, recordings []capture.Recording) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(capture.WritePcapng(f, recordings), f.Close())
+	return errors.Join(pcapng.Write(f, recordings), f.Close())
 }
 
 // abandonRecordings ends the captures that nobody ended.

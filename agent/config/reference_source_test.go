@@ -8,9 +8,9 @@ import (
 	"github.com/invopop/jsonschema"
 )
 
-// Reference returns the keys of a config file as Markdown: a table for each of its
+// reference returns the keys of a config file as Markdown: a table for each of its
 // parts. docs/agent.md has it.
-func Reference() (string, error) {
+func reference() (string, error) {
 	schema, err := makeSchema()
 	if err != nil {
 		return "", err

@@ -1,4 +1,8 @@
-package capture
+// Package pcapng writes recordings as the files that Wireshark reads, and reads such
+// files of other tools. It is apart from package capture because of the library that
+// it rests on: its tables are made at each start of a program that holds them, and
+// lbagent, which records but writes no such file, is started hundreds of times in a lab.
+package pcapng
 
 import (
 	"fmt"
@@ -8,27 +12,21 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
+
+	"l4lab/lab/capture"
 )
 
-// Recording is what one place saw.
-type Recording struct {
-	Place  Place
-	Frames []Frame
-	// Dropped frames passed the place without being recorded.
-	Dropped uint64
-}
-
-// WritePcapng writes recordings as one pcapng file, as Wireshark reads it:
+// Write writes recordings as one pcapng file, as Wireshark reads it:
 // each place is an interface of that name, all frames are in order of time, and
 // each carries its direction in its flags. A frame whose checksum was pending
 // says so in a comment, since Wireshark will call it wrong.
-func WritePcapng(w io.Writer, recordings []Recording) error {
+func Write(w io.Writer, recordings []capture.Recording) error {
 	if len(recordings) == 0 {
 		return fmt.Errorf("write pcapng: there are no recordings")
 	}
 	var writer *pcapgo.NgWriter
 	type entry struct {
-		frame       Frame
+		frame       capture.Frame
 		interfaceID int
 	}
 	var entries []entry

@@ -1,4 +1,4 @@
-package capture
+package pcapng
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
+
+	"l4lab/lab/capture"
 )
 
 var (
@@ -19,21 +21,21 @@ var (
 )
 
 // etherFrame is a frame between two addresses, of a number by which it is known.
-func etherFrame(from, to net.HardwareAddr, n int) Frame {
+func etherFrame(from, to net.HardwareAddr, n int) capture.Frame {
 	data := slices.Concat(to, from, []byte{0x08, 0x00}, bytes.Repeat([]byte{byte(n)}, 46))
-	return Frame{Time: time.Unix(1, int64(n)).UTC(), Data: data, Length: len(data)}
+	return capture.Frame{Time: time.Unix(1, int64(n)).UTC(), Data: data, Length: len(data)}
 }
 
-func TestReadPcapngGivesBackWhatWasWritten(t *testing.T) {
-	frames := []Frame{etherFrame(own, other, 1), etherFrame(other, own, 2), etherFrame(own, other, 3)}
+func TestReadGivesBackWhatWasWritten(t *testing.T) {
+	frames := []capture.Frame{etherFrame(own, other, 1), etherFrame(other, own, 2), etherFrame(own, other, 3)}
 	frames[1].Outgoing, frames[1].ChecksumPending = true, true
 	frames[2].Data, frames[2].Length = frames[2].Data[:20], 1500
 	var file bytes.Buffer
-	place := Place{"lb", true}
-	if err := WritePcapng(&file, []Recording{{Place: place, Frames: frames}}); err != nil {
+	place := capture.Place{Machine: "lb", Port: true}
+	if err := Write(&file, []capture.Recording{{Place: place, Frames: frames}}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := ReadPcapng(&file, place, own)
+	got, err := Read(&file, place, own)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,23 +44,23 @@ func TestReadPcapngGivesBackWhatWasWritten(t *testing.T) {
 	}
 }
 
-func TestReadPcapngDerivesADirectionThatTheFileDoesNotSay(t *testing.T) {
+func TestReadDerivesADirectionThatTheFileDoesNotSay(t *testing.T) {
 	broadcast := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	for _, c := range []struct {
 		name     string
-		place    Place
-		frame    Frame
+		place    capture.Place
+		frame    capture.Frame
 		outgoing bool
 	}{
-		{"the machine's interface sends what bears its address", Place{"lb", false}, etherFrame(own, other, 1), true},
-		{"the machine's interface receives what bears another", Place{"lb", false}, etherFrame(other, own, 1), false},
-		{"its port receives what the machine sends", Place{"lb", true}, etherFrame(own, other, 1), false},
-		{"its port sends what the machine receives", Place{"lb", true}, etherFrame(other, own, 1), true},
-		{"its port sends a broadcast of another", Place{"lb", true}, etherFrame(other, broadcast, 1), true},
-		{"its port receives the machine's broadcast", Place{"lb", true}, etherFrame(own, broadcast, 1), false},
+		{"the machine's interface sends what bears its address", capture.Place{Machine: "lb"}, etherFrame(own, other, 1), true},
+		{"the machine's interface receives what bears another", capture.Place{Machine: "lb"}, etherFrame(other, own, 1), false},
+		{"its port receives what the machine sends", capture.Place{Machine: "lb", Port: true}, etherFrame(own, other, 1), false},
+		{"its port sends what the machine receives", capture.Place{Machine: "lb", Port: true}, etherFrame(other, own, 1), true},
+		{"its port sends a broadcast of another", capture.Place{Machine: "lb", Port: true}, etherFrame(other, broadcast, 1), true},
+		{"its port receives the machine's broadcast", capture.Place{Machine: "lb", Port: true}, etherFrame(own, broadcast, 1), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := ReadPcapng(bytes.NewReader(plainPcapng(t, layers.LinkTypeEthernet, c.frame)), c.place, own)
+			got, err := Read(bytes.NewReader(plainPcapng(t, layers.LinkTypeEthernet, c.frame)), c.place, own)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +71,7 @@ func TestReadPcapngDerivesADirectionThatTheFileDoesNotSay(t *testing.T) {
 	}
 }
 
-func TestReadPcapngSortsByTimeAndSumsUpWhatWasLost(t *testing.T) {
+func TestReadSortsByTimeAndSumsUpWhatWasLost(t *testing.T) {
 	var file bytes.Buffer
 	w, err := pcapgo.NewNgWriterInterface(&file, pcapgo.NgInterface{Name: "a", LinkType: layers.LinkTypeEthernet}, pcapgo.NgWriterOptions{})
 	if err != nil {
@@ -93,7 +95,7 @@ func TestReadPcapngSortsByTimeAndSumsUpWhatWasLost(t *testing.T) {
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	got, err := ReadPcapng(&file, Place{"be1", false}, own)
+	got, err := Read(&file, capture.Place{Machine: "be1"}, own)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +104,7 @@ func TestReadPcapngSortsByTimeAndSumsUpWhatWasLost(t *testing.T) {
 	}
 }
 
-func TestReadPcapngRefusesWhatIsNoCaptureOfEthernet(t *testing.T) {
+func TestReadRefusesWhatIsNoCaptureOfEthernet(t *testing.T) {
 	whole := plainPcapng(t, layers.LinkTypeEthernet, etherFrame(own, other, 1))
 	for _, c := range []struct {
 		name string
@@ -114,18 +116,18 @@ func TestReadPcapngRefusesWhatIsNoCaptureOfEthernet(t *testing.T) {
 		{"frames of another link type", plainPcapng(t, layers.LinkTypeRaw, etherFrame(own, other, 1))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got, err := ReadPcapng(bytes.NewReader(c.file), Place{"lb", true}, own); err == nil {
+			if got, err := Read(bytes.NewReader(c.file), capture.Place{Machine: "lb", Port: true}, own); err == nil {
 				t.Errorf("read %+v, want an error", got)
 			}
 		})
 	}
-	if _, err := ReadPcapng(bytes.NewReader(whole), Place{"lb", true}, nil); err == nil {
+	if _, err := Read(bytes.NewReader(whole), capture.Place{Machine: "lb", Port: true}, nil); err == nil {
 		t.Error("without the machine's MAC: want an error")
 	}
 }
 
 // plainPcapng is a file as tools write it that say nothing of directions.
-func plainPcapng(t testing.TB, kind layers.LinkType, f Frame) []byte {
+func plainPcapng(t testing.TB, kind layers.LinkType, f capture.Frame) []byte {
 	t.Helper()
 	var file bytes.Buffer
 	w, err := pcapgo.NewNgWriter(&file, kind)
@@ -141,15 +143,15 @@ func plainPcapng(t testing.TB, kind layers.LinkType, f Frame) []byte {
 	return file.Bytes()
 }
 
-func FuzzReadPcapng(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	f.Add(plainPcapng(f, layers.LinkTypeEthernet, etherFrame(own, other, 1)))
 	var labelled bytes.Buffer
-	if err := WritePcapng(&labelled, []Recording{{Place: Place{"lb", true}, Frames: []Frame{etherFrame(other, own, 2)}, Dropped: 3}}); err != nil {
+	if err := Write(&labelled, []capture.Recording{{Place: capture.Place{Machine: "lb", Port: true}, Frames: []capture.Frame{etherFrame(other, own, 2)}, Dropped: 3}}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(labelled.Bytes())
 	f.Fuzz(func(t *testing.T, file []byte) {
-		got, err := ReadPcapng(bytes.NewReader(file), Place{"lb", false}, own)
+		got, err := Read(bytes.NewReader(file), capture.Place{Machine: "lb"}, own)
 		if err != nil {
 			return
 		}

@@ -1,4 +1,4 @@
-package capture
+package pcapng
 
 import (
 	"bytes"
@@ -10,28 +10,30 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
+
+	"l4lab/lab/capture"
 )
 
-// pendingComment is what WritePcapng says of a frame whose checksum was pending.
+// pendingComment is what Write says of a frame whose checksum was pending.
 const pendingComment = "checksum not filled in yet"
 
-// ReadPcapng reads what one place recorded, in the order of time. All interfaces
+// Read reads what one place recorded, in the order of time. All interfaces
 // of the file count as that place: capturing tools make one for each component
 // that they listen to.
 //
 // The proof needs every frame's direction. Where the file does not say it (most
 // tools do not), it follows from the machine's MAC: what bears it as source, the
 // machine has sent.
-func ReadPcapng(r io.Reader, place Place, mac net.HardwareAddr) (Recording, error) {
-	recording := Recording{Place: place}
-	if err := recording.read(r, mac); err != nil {
+func Read(r io.Reader, place capture.Place, mac net.HardwareAddr) (capture.Recording, error) {
+	recording := capture.Recording{Place: place}
+	if err := read(r, &recording, mac); err != nil {
 		return recording, fmt.Errorf("read the capture of %s: after %d frames: %w", place, len(recording.Frames), err)
 	}
-	slices.SortStableFunc(recording.Frames, func(a, b Frame) int { return a.Time.Compare(b.Time) })
+	slices.SortStableFunc(recording.Frames, func(a, b capture.Frame) int { return a.Time.Compare(b.Time) })
 	return recording, nil
 }
 
-func (r *Recording) read(from io.Reader, mac net.HardwareAddr) error {
+func read(from io.Reader, r *capture.Recording, mac net.HardwareAddr) error {
 	if len(mac) != 6 {
 		return fmt.Errorf("the machine's MAC %q has not 6 bytes", mac)
 	}
@@ -52,10 +54,10 @@ func (r *Recording) read(from io.Reader, mac net.HardwareAddr) error {
 		if kind := info.AncillaryData[0]; kind != layers.LinkTypeEthernet {
 			return fmt.Errorf("a frame is not of Ethernet but of link type %v", kind)
 		}
-		if total += len(data); total > DefaultMaxBytes {
-			return fmt.Errorf("%w of %d bytes", ErrMemoryBound, DefaultMaxBytes)
+		if total += len(data); total > capture.DefaultMaxBytes {
+			return fmt.Errorf("%w of %d bytes", capture.ErrMemoryBound, capture.DefaultMaxBytes)
 		}
-		f := Frame{
+		f := capture.Frame{
 			Time: info.Timestamp, Data: data, Length: max(info.Length, len(data)),
 			ChecksumPending: slices.Contains(options.Comments, pendingComment),
 		}
@@ -66,7 +68,7 @@ func (r *Recording) read(from io.Reader, mac net.HardwareAddr) error {
 
 // outgoing is the direction, from the file or the source address. A machine's
 // port on the switch sends what the machine receives.
-func outgoing(f Frame, place Place, mac net.HardwareAddr, flags *pcapgo.NgEpbFlags) bool {
+func outgoing(f capture.Frame, place capture.Place, mac net.HardwareAddr, flags *pcapgo.NgEpbFlags) bool {
 	if flags != nil {
 		switch flags.Direction {
 		case pcapgo.NgEpbFlagDirectionInbound:
