@@ -35,6 +35,9 @@ func (l *Lab) Test(ctx context.Context, o probe.Options) (probe.Report, error) {
 	if o.Timeout == 0 {
 		o.Timeout = r.driver.Answer
 	}
+	if o.TransferBytes == 0 {
+		o.TransferBytes = r.driver.Transfer
+	}
 	return probe.Run(ctx, subject{r, actual}, o)
 }
 

@@ -3,6 +3,7 @@ package probe
 import (
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 
 	"l4lab/agent/api"
 	"l4lab/lab/probe/oracle"
@@ -19,8 +20,10 @@ const (
 )
 
 // ports hands out the client's source ports, each once in a run: a datagram
-// service remembers a flow for a minute, and in the mode in which it began.
+// service remembers a flow for a minute, and in the mode in which it began. Its
+// methods may be called concurrently.
 type ports struct {
+	mu              sync.Mutex
 	inside, outside uint16
 	// taken are ports that connections of others hold, or of an earlier run.
 	taken map[uint16]bool
@@ -31,6 +34,8 @@ type ports struct {
 // the balancer still knows would not be new. Only the choice of ports rests on
 // what the agent says, no expectation does.
 func (p *ports) avoid(connections []api.Connection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.taken = make(map[uint16]bool, 2*len(connections))
 	for _, c := range connections {
 		p.taken[c.Source.Port()] = true
@@ -48,6 +53,8 @@ func newPorts(first uint16) *ports {
 
 // pooled returns the next port inside SNAT's pool.
 func (p *ports) pooled() uint16 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for range natPortMax - natPortMin {
 		port := p.inside
 		if p.inside++; p.inside < natPortMin {
@@ -62,6 +69,8 @@ func (p *ports) pooled() uint16 {
 
 // unpooled returns the next port outside SNAT's pool.
 func (p *ports) unpooled() uint16 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for range natPortMin - 12000 {
 		port := p.outside
 		if p.outside++; p.outside >= natPortMin {
@@ -131,16 +140,43 @@ func (pl *plan) lookup(client netip.AddrPort) netip.AddrPort {
 	return pl.table.Lookup(client, pl.port, pl.protocol)
 }
 
+// another returns a client in place of one whose port the client's system does
+// not give: inside SNAT's pool or outside, and with the same backend, as it was.
+func (pl *plan) another(client netip.AddrPort) netip.AddrPort {
+	next := pl.ports.pooled
+	if client.Port() < natPortMin {
+		next = pl.ports.unpooled
+	}
+	backend := pl.lookup(client)
+	for range scannedPorts {
+		client = netip.AddrPortFrom(client.Addr(), next())
+		if pl.lookup(client) == backend {
+			break
+		}
+	}
+	return client
+}
+
 // addSecondClient adds connections from one source port of two addresses to
 // one backend: only there could SNAT give one port to both.
 func (pl *plan) addSecondClient(second netip.Addr) {
-	for i := 0; len(pl.together) < sharedPorts && i < scannedPorts; i++ {
+	for range sharedPorts {
+		if pair, ok := pl.pair(second); ok {
+			pl.together = append(pl.together, pair)
+		}
+	}
+}
+
+// pair returns two such clients, false when there are none.
+func (pl *plan) pair(second netip.Addr) ([2]netip.AddrPort, bool) {
+	for range scannedPorts {
 		port := pl.ports.pooled()
 		a, b := netip.AddrPortFrom(pl.client, port), netip.AddrPortFrom(second, port)
 		if pl.lookup(a) == pl.lookup(b) {
-			pl.together = append(pl.together, [2]netip.AddrPort{a, b})
+			return [2]netip.AddrPort{a, b}, true
 		}
 	}
+	return [2]netip.AddrPort{}, false
 }
 
 func (pl *plan) count() int { return len(pl.once) + len(pl.again) + 2*len(pl.together) }

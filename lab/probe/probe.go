@@ -31,7 +31,8 @@ type Lab interface {
 	// Capture starts a capture at a place.
 	Capture(ctx context.Context, place capture.Place) (Session, error)
 	// DialClient connects from the client machine. Local's port may be 0 and
-	// its address unset: then the client's system chooses.
+	// its address unset: then the client's system chooses. The error matches
+	// syscall.EADDRINUSE where that does not give local's port.
 	DialClient(ctx context.Context, network string, local, remote netip.AddrPort) (net.Conn, error)
 	// Agent returns the balancer's agent.
 	Agent(ctx context.Context) (Agent, error)

@@ -6,15 +6,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,9 +37,11 @@ type playLab struct {
 	mode    string
 	changes []string // modes that were set, and what was done to the client
 	open    int      // captures
-	// refuse makes captures at a place fail, onDial sees every connection.
+	// refuse makes captures at a place fail, onDial sees every connection, held are
+	// the ports that the client's system does not give.
 	refuse capture.Place
 	onDial func()
+	held   func(local netip.AddrPort) bool
 }
 
 func newPlayLab(t *testing.T, mode topology.Mode) *playLab {
@@ -159,6 +164,9 @@ func (s *playSession) Stop() (capture.Result, error) {
 func (l *playLab) DialClient(_ context.Context, _ string, local, remote netip.AddrPort) (net.Conn, error) {
 	if l.onDial != nil {
 		l.onDial()
+	}
+	if l.held != nil && l.held(local) {
+		return nil, fmt.Errorf("client: %w", &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("bind", syscall.EADDRINUSE)})
 	}
 	if remote != l.Topology().Services[0].Frontend() {
 		l.mu.Lock()
@@ -285,6 +293,57 @@ func TestRunTriesBothModesAndPutsTheFormerOneBack(t *testing.T) {
 	}
 	if !slices.Equal(stored, []string{"snat", "dsr"}) || len(steps) == 0 {
 		t.Errorf("stored %v, told %q", stored, steps)
+	}
+	lab.checkClean(t)
+}
+
+func TestPortsThatTheClientDoesNotGiveAreReplaced(t *testing.T) {
+	first := uint16(40000)
+	outside := newPorts(first).outside
+	for _, c := range []struct {
+		name string
+		held func(netip.AddrPort) bool
+	}{
+		{"hundreds in a row, outside the pool too", func(a netip.AddrPort) bool {
+			return a.Port() >= first && a.Port() < first+500 || a.Port() >= outside && a.Port() < outside+500
+		}},
+		{"every second one", func(a netip.AddrPort) bool { return a.Port()%2 == 0 }},
+		{"those of the second address alone", func(a netip.AddrPort) bool {
+			return a.Addr() != fiveMachines().Client.Address && a.Port()%4 != 0
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			lab := newPlayLab(t, topology.DSR)
+			lab.held = c.held
+			report, err := Run(t.Context(), lab, Options{
+				Modes: []topology.Mode{topology.SNAT, topology.DSR}, TransferBytes: 100_000, FirstPort: first,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, check := range report.Checks {
+				if check.Name == portOfItsOwn || check.Name == poolApart { // see above
+					continue
+				}
+				if check.Status != Pass {
+					t.Errorf("%s %s: %s\n%s", check.Mode, check.Name, check.Status, check.Details())
+				}
+			}
+			lab.checkClean(t)
+		})
+	}
+}
+
+func TestRunEndsThoughTheClientGivesNoPort(t *testing.T) {
+	lab := newPlayLab(t, topology.DSR)
+	lab.held = func(netip.AddrPort) bool { return true }
+	report, err := Run(t.Context(), lab, Options{TransferBytes: 1000, FirstPort: 40000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(report.Checks, func(c Check) bool { return c.Name == everyAnswer })
+	if c := report.Checks[i]; c.Status != Fail || !strings.Contains(c.Details(), "address already in use") {
+		t.Errorf("%s: %s\n%s", c.Name, c.Status, c.Details())
 	}
 	lab.checkClean(t)
 }

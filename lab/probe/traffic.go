@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"l4lab/lab/capture"
@@ -24,15 +25,27 @@ const parallel = 16
 // exchange makes the plan's small requests: first each tuple once, then, when
 // those connections were seen to end, some of them again, and the pairs.
 func (p *pass) exchange(ctx context.Context, plan plan, r *recorder, e *Evidence) {
-	e.Exchanges = p.askAll(ctx, plan.once)
+	e.Exchanges = p.askAll(plan.once, func(client netip.AddrPort) (x Exchange) {
+		p.fromFree(ctx, plan, client, func(client netip.AddrPort) error {
+			x = p.ask(ctx, client)
+			return x.Err
+		})
+		return x
+	})
+	now := map[netip.AddrPort]netip.AddrPort{}
+	for i, x := range e.Exchanges {
+		now[plan.once[i]] = x.Client
+	}
 	p.settle(ctx, r, e)
-	e.Exchanges = append(e.Exchanges, p.askAll(ctx, plan.again)...)
+	e.Exchanges = append(e.Exchanges, p.askAll(plan.again, func(client netip.AddrPort) Exchange {
+		return p.ask(ctx, now[client])
+	})...)
 	for _, pair := range plan.together {
-		e.Exchanges = append(e.Exchanges, p.askTogether(ctx, pair)...)
+		e.Exchanges = append(e.Exchanges, p.askPair(ctx, plan, pair)...)
 	}
 }
 
-func (p *pass) askAll(ctx context.Context, clients []netip.AddrPort) []Exchange {
+func (p *pass) askAll(clients []netip.AddrPort, ask func(netip.AddrPort) Exchange) []Exchange {
 	exchanges := make([]Exchange, len(clients))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, parallel)
@@ -40,15 +53,51 @@ func (p *pass) askAll(ctx context.Context, clients []netip.AddrPort) []Exchange 
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			exchanges[i] = p.askTogether(ctx, [2]netip.AddrPort{client})[0]
+			exchanges[i] = ask(client)
 		})
 	}
 	wg.Wait()
 	return exchanges
 }
 
-// askTogether opens a connection from each client that is set, and asks once
-// all are open.
+func (p *pass) ask(ctx context.Context, client netip.AddrPort) Exchange {
+	return p.askTogether(ctx, [2]netip.AddrPort{client})[0]
+}
+
+// inUse says that a connection was not begun, since its port is somebody else's
+// on the client machine, or was: a connection that the client closed first keeps its
+// port for a minute (TIME_WAIT, RFC 9293 section 3.6.1). The balancer may have
+// forgotten it by then, and only the client's system knows.
+func inUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+
+// fromFree connects from a client's port, or, while its port is in use, from
+// others in its place.
+func (p *pass) fromFree(ctx context.Context, plan plan, client netip.AddrPort, connect func(netip.AddrPort) error) {
+	for range scannedPorts {
+		if err := connect(client); !inUse(err) || ctx.Err() != nil {
+			return
+		}
+		client = plan.another(client)
+	}
+}
+
+// askPair asks from two clients together, or, while a port of theirs is in use,
+// from another pair. One whose connection was open by then is asked nevertheless.
+func (p *pass) askPair(ctx context.Context, plan plan, pair [2]netip.AddrPort) (all []Exchange) {
+	for range scannedPorts {
+		asked := p.askTogether(ctx, pair)
+		last := asked[len(asked)-1]
+		next, found := plan.pair(pair[1].Addr())
+		if !inUse(last.Err) || ctx.Err() != nil || !found {
+			return append(all, asked...)
+		}
+		all, pair = append(all, asked[:len(asked)-1]...), next
+	}
+	return all
+}
+
+// askTogether opens a connection from each client that is set, as far as a port
+// that is in use, and asks once all are open.
 func (p *pass) askTogether(ctx context.Context, clients [2]netip.AddrPort) []Exchange {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout,
 		fmt.Errorf("no answer within %s", p.options.Timeout))
@@ -66,6 +115,9 @@ func (p *pass) askTogether(ctx context.Context, clients [2]netip.AddrPort) []Exc
 			x.Err, x.Took = err, time.Since(begun)
 		}
 		exchanges, conns = append(exchanges, x), append(conns, conn)
+		if inUse(err) {
+			break
+		}
 	}
 	for i, conn := range conns {
 		if conn == nil {
@@ -166,7 +218,12 @@ func (p *pass) sendForeign(ctx context.Context, plan plan, r *recorder, e *Evide
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		conn, err := p.lab.DialClient(ctx, string(p.service.Protocol), plan.foreign, e.Foreign.Dest)
+		var conn net.Conn
+		var err error
+		p.fromFree(ctx, plan, plan.foreign, func(client netip.AddrPort) error {
+			conn, err = p.lab.DialClient(ctx, string(p.service.Protocol), client, e.Foreign.Dest)
+			return err
+		})
 		if err != nil {
 			return // no answer is what is expected; the captures show whether a packet was sent
 		}

@@ -43,12 +43,12 @@ func hashOf(r io.Reader) (sum string, n int64, err error) {
 // transfer makes one large download and one large upload.
 func (p *pass) transfer(ctx context.Context, plan plan, r *recorder) []Transfer {
 	return []Transfer{
-		p.download(ctx, plan.download, p.pace(ctx, plan, r, plan.download, false)),
-		p.upload(ctx, plan.upload, p.pace(ctx, plan, r, plan.upload, true)),
+		p.download(ctx, plan, plan.download, p.pace(ctx, plan, r, plan.download, false)),
+		p.upload(ctx, plan, plan.upload, p.pace(ctx, plan, r, plan.upload, true)),
 	}
 }
 
-func (p *pass) download(ctx context.Context, client netip.AddrPort, pace *pacer) Transfer {
+func (p *pass) download(ctx context.Context, plan plan, client netip.AddrPort, pace *pacer) Transfer {
 	x := Transfer{Client: client, Bytes: p.options.TransferBytes}
 	var err error
 	if x.SentSum, _, err = hashOf(pattern(x.Bytes, patternSeed)); err != nil {
@@ -56,7 +56,7 @@ func (p *pass) download(ctx context.Context, client netip.AddrPort, pace *pacer)
 		return x
 	}
 	begun := time.Now()
-	x.Err = p.large(ctx, client, func(conn net.Conn) error {
+	x.Client, x.Err = p.large(ctx, plan, client, func(conn net.Conn) error {
 		return p.roundTrip(conn, http.MethodGet, fmt.Sprintf("/bytes?n=%d&seed=%d", x.Bytes, patternSeed), nil, 0,
 			func(r *http.Response) (err error) {
 				x.ReceivedSum, x.ReceivedBytes, err = hashOf(pace.reader(r.Body))
@@ -67,7 +67,7 @@ func (p *pass) download(ctx context.Context, client netip.AddrPort, pace *pacer)
 	return x
 }
 
-func (p *pass) upload(ctx context.Context, client netip.AddrPort, pace *pacer) Transfer {
+func (p *pass) upload(ctx context.Context, plan plan, client netip.AddrPort, pace *pacer) Transfer {
 	x := Transfer{Upload: true, Client: client, Bytes: p.options.TransferBytes}
 	sent := sha256.New()
 	var got struct {
@@ -75,7 +75,7 @@ func (p *pass) upload(ctx context.Context, client netip.AddrPort, pace *pacer) T
 		SHA256 string `json:"sha256"`
 	}
 	begun := time.Now()
-	x.Err = p.large(ctx, client, func(conn net.Conn) error {
+	x.Client, x.Err = p.large(ctx, plan, client, func(conn net.Conn) error {
 		body := io.TeeReader(pace.reader(pattern(x.Bytes, patternSeed+1)), sent)
 		return p.roundTrip(conn, http.MethodPost, "/sink", body, x.Bytes, func(r *http.Response) error {
 			return json.NewDecoder(io.LimitReader(r.Body, 1<<16)).Decode(&got)
@@ -87,27 +87,34 @@ func (p *pass) upload(ctx context.Context, client netip.AddrPort, pace *pacer) T
 	return x
 }
 
-// large runs a transfer on a connection that keeps little under way.
-func (p *pass) large(ctx context.Context, client netip.AddrPort, run func(net.Conn) error) error {
+// large runs a transfer on a connection that keeps little under way. It returns the
+// client whose connection that was, which goes to the same backend as the one asked for.
+func (p *pass) large(ctx context.Context, plan plan, client netip.AddrPort, run func(net.Conn) error) (netip.AddrPort, error) {
 	ctx, cancel := context.WithTimeout(ctx, transferTimeout)
 	defer cancel()
-	connecting, connected := context.WithTimeout(ctx, p.options.Timeout)
-	conn, err := p.dial(connecting, client)
-	connected()
-	if err != nil {
+	var conn net.Conn
+	var err error
+	p.fromFree(ctx, plan, client, func(from netip.AddrPort) error {
+		connecting, connected := context.WithTimeout(ctx, p.options.Timeout)
+		defer connected()
+		client = from
+		conn, err = p.dial(connecting, from)
 		return err
+	})
+	if err != nil {
+		return client, err
 	}
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
-		return errors.Join(err, conn.Close())
+		return client, errors.Join(err, conn.Close())
 	}
 	if tcp, ok := conn.(interface {
 		SetReadBuffer(bytes int) error
 		SetWriteBuffer(bytes int) error
 	}); ok {
 		if err := errors.Join(tcp.SetReadBuffer(socketBuffer), tcp.SetWriteBuffer(socketBuffer)); err != nil {
-			return errors.Join(fmt.Errorf("bound the socket's buffers: %w", err), conn.Close())
+			return client, errors.Join(fmt.Errorf("bound the socket's buffers: %w", err), conn.Close())
 		}
 	}
-	return run(conn)
+	return client, run(conn)
 }

@@ -40,6 +40,9 @@ type Capabilities struct {
 	// Answer is how long a test's client may wait for one answer, where its bytes
 	// come to labctl by a longer way; 0: the probe's own.
 	Answer time.Duration
+	// Transfer is how large a test's large transfers are, in bytes, where every
+	// frame that was captured has to be fetched afterwards; 0: the probe's own.
+	Transfer int64
 	// Simulated says that no machine of this provider is a real one, and status
 	// says so.
 	Simulated bool

@@ -100,12 +100,36 @@ func kinds() map[string]error {
 	}
 }
 
+// winsock are the same errors as Windows numbers them (Windows Sockets Error
+// Codes): the constants that package syscall has there are its own inventions, and
+// no call ever returns them.
+func winsock() map[string]syscall.Errno {
+	return map[string]syscall.Errno{
+		"refused":     10061, // WSAECONNREFUSED
+		"unreachable": 10065, // WSAEHOSTUNREACH
+		"noNetwork":   10051, // WSAENETUNREACH
+		"inUse":       10048, // WSAEADDRINUSE
+		"noAddress":   10049, // WSAEADDRNOTAVAIL
+		"reset":       10054, // WSAECONNRESET
+		"timeout":     10060, // WSAETIMEDOUT
+	}
+}
+
+// wsaeacces comes from bind for a port in a range that Windows keeps for itself, as
+// it does on Hyper-V hosts (netsh int ipv4 show excludedportrange), or for one
+// that somebody has opened exclusively.
+const wsaeacces = syscall.Errno(10013)
+
 // kindOf names a dial error.
 func kindOf(err error) string {
 	for kind, is := range kinds() {
-		if errors.Is(err, is) {
+		if errors.Is(err, is) || errors.Is(err, winsock()[kind]) {
 			return kind
 		}
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) && call.Syscall == "bind" && call.Err == wsaeacces {
+		return "inUse"
 	}
 	var n net.Error
 	if errors.As(err, &n) && n.Timeout() {

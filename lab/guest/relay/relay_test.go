@@ -181,6 +181,28 @@ func TestDialErrorsHaveTheirKind(t *testing.T) {
 	}
 }
 
+func TestErrorsOfWindowsHaveTheirKind(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		call string
+		code syscall.Errno
+		kind string
+	}{
+		{"a port that is taken", "bind", 10048, "inUse"},
+		{"a port that Windows keeps for itself", "bind", 10013, "inUse"},
+		{"a connection that the firewall forbids", "connectex", 10013, "other"},
+		{"nobody listens", "connectex", 10061, "refused"},
+		{"no answer", "connectex", 10060, "timeout"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError(c.call, c.code)}
+			if got := kindOf(err); got != c.kind {
+				t.Errorf("the kind of %v is %q, want %q", err, got, c.kind)
+			}
+		})
+	}
+}
+
 func TestWhatIsNoRelayIsAnError(t *testing.T) {
 	broken := errors.New("no such machine")
 	for _, c := range []struct {

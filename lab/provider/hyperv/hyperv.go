@@ -47,6 +47,12 @@ var ErrNoHost = errors.New("no Hyper-V host is known for the lab")
 // connections is a command of its own on the host, over WinRM.
 const answerLimit = 15 * time.Second
 
+// transferBytes is the size of the probe's large transfers. A byte of them is
+// captured at eight places and fetched from there over WinRM, at a few MB a
+// second: 10 MiB each way are minutes of waiting that prove nothing that 1 MiB,
+// some 750 full frames, does not.
+const transferBytes = 1 << 20
+
 // Options say how to come to hosts.
 type Options struct {
 	Name string
@@ -162,9 +168,11 @@ func New(o Options) *Provider {
 // Driver returns the provider with its name and what it can do.
 func (p *Provider) Driver() provider.Driver {
 	return provider.Driver{
-		Name:         p.o.Name,
-		Capabilities: provider.Capabilities{Client: topology.Windows, MaxMTU: maxMTU, Look: lookLimit, Answer: answerLimit, Simulated: p.o.Simulated},
-		Provider:     p,
+		Name: p.o.Name,
+		Capabilities: provider.Capabilities{
+			Client: topology.Windows, MaxMTU: maxMTU, Look: lookLimit, Answer: answerLimit, Transfer: transferBytes, Simulated: p.o.Simulated,
+		},
+		Provider: p,
 	}
 }
 
