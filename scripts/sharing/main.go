@@ -1,7 +1,7 @@
 // Command sharing counts how much of the eBPF source both systems compile: source
 // lines compiled for Linux and for Windows over all that are compiled for Linux.
 //
-//	sharing [-readme README.md] [-check] [BPF-FOLDER]
+//	sharing [-readme README.md] [-json FILE] [-check] [BPF-FOLDER]
 //
 // A source line is a line with anything on it but blanks and comments; a lone brace
 // counts, as it does for cloc, and so do #define and #include. Which lines are
@@ -12,17 +12,22 @@
 // sharing means. Whether shared code does the same on both is for the tests to say.
 //
 // With -readme, the table between `<!-- sharing:begin -->` and `<!-- sharing:end -->`
-// is rewritten; with -check it is compared, and exit code 1 means that it is old.
+// is rewritten, with -json the sums are written as package bpf/inventory embeds them;
+// with -check both are compared, and exit code 1 means that one is old.
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"text/tabwriter"
+
+	"l4lab/bpf/inventory"
 )
 
 // The marks around the table in the README.
@@ -33,19 +38,20 @@ const (
 
 func main() {
 	readme := flag.String("readme", "", "file whose marked block is rewritten")
-	check := flag.Bool("check", false, "compare the block, do not write it")
+	sums := flag.String("json", "", "file for the sums")
+	check := flag.Bool("check", false, "compare, do not write")
 	flag.Parse()
 	folder := "bpf"
 	if flag.NArg() > 0 {
 		folder = flag.Arg(0)
 	}
-	if err := run(os.Stdout, folder, *readme, *check); err != nil {
+	if err := run(os.Stdout, folder, *readme, *sums, *check); err != nil {
 		fmt.Fprintln(os.Stderr, "sharing:", err)
 		os.Exit(1)
 	}
 }
 
-func run(out io.Writer, folder, readme string, check bool) error {
+func run(out io.Writer, folder, readme, sums string, check bool) error {
 	r, err := measure(folder)
 	if err != nil {
 		return err
@@ -53,24 +59,44 @@ func run(out io.Writer, folder, readme string, check bool) error {
 	if err := r.print(out); err != nil {
 		return err
 	}
-	if readme == "" {
+	if readme != "" {
+		was, err := os.ReadFile(readme)
+		if err != nil {
+			return err
+		}
+		now, err := replaceBlock(string(was), r.markdown())
+		if err != nil {
+			return fmt.Errorf("%s: %w", readme, err)
+		}
+		if err := keep(readme, now, check); err != nil {
+			return err
+		}
+	}
+	if sums == "" {
 		return nil
 	}
-	was, err := os.ReadFile(readme)
+	now, err := json.MarshalIndent(inventory.Sharing{XDP: r.xdp.lines(), All: r.all.lines()}, "", "  ")
 	if err != nil {
 		return err
 	}
-	now, err := replaceBlock(string(was), r.markdown())
+	return keep(sums, string(now)+"\n", check)
+}
+
+// keep writes a file that has another text, or says that it has.
+func keep(file, text string, check bool) error {
+	was, err := os.ReadFile(file)
 	switch {
-	case err != nil:
-		return fmt.Errorf("%s: %w", readme, err)
-	case now == string(was):
+	case err == nil && string(was) == text:
 		return nil
 	case check:
-		return fmt.Errorf("%s has another table: run make sharing", readme)
+		return fmt.Errorf("%s has other figures: run make sharing", file)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
 	}
-	return os.WriteFile(readme, []byte(now), 0o644)
+	return os.WriteFile(file, []byte(text), 0o644)
 }
+
+func (t tally) lines() inventory.Lines { return inventory.Lines{Linux: t.linux, Both: t.both} }
 
 // print writes every file that has lines of Linux alone, and the sums.
 func (r report) print(out io.Writer) error {
