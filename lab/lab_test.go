@@ -22,6 +22,8 @@ func TestWhatNeedsALabThatIsUp(t *testing.T) {
 		"Agent":    func(_ context.Context, l *lab.Lab) error { _, err := l.Agent(); return err },
 		"Status":   func(ctx context.Context, l *lab.Lab) error { _, err := l.Status(ctx); return err },
 		"Logs":     func(ctx context.Context, l *lab.Lab) error { _, err := l.Logs(ctx, "lb"); return err },
+		"MACs":     func(ctx context.Context, l *lab.Lab) error { _, err := l.MACs(ctx); return err },
+		"StopPage": func(ctx context.Context, l *lab.Lab) error { return l.StopPage(ctx, "be1") },
 		"Mode":     func(ctx context.Context, l *lab.Lab) error { return l.Mode(ctx, 0, topology.SNAT) },
 	}
 	for name, call := range calls {

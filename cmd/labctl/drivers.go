@@ -5,46 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"l4lab/lab"
+	"l4lab/lab/drivers"
 	"l4lab/lab/provider"
-	"l4lab/lab/provider/hyperv"
-	"l4lab/lab/provider/hyperv/simhost"
-	"l4lab/lab/provider/netns"
 )
 
 // drivers are the providers at hand, the default one first.
 func (a *app) drivers(programs lab.Programs) []provider.Driver {
-	real := hyperv.New(hyperv.Options{Programs: programs, Ask: a.ask, Fresh: a.fresh, Say: a.say})
-	a.closers = append(a.closers, real.Close)
-	if runtime.GOOS != "linux" {
-		return []provider.Driver{real.Driver()}
-	}
 	self, err := os.Executable()
 	if err != nil {
 		self = os.Args[0]
 	}
-	flags := []string{"--boot-time", "100ms", "--agent", programs["linux"]}
-	for _, f := range a.faults {
-		flags = append(flags, "--fault", f)
-	}
-	hosts := simhost.New(simhost.Options{Command: []string{self, "hvsim"}, Flags: flags})
-	// Simulated machines boot in a moment, or never.
-	limits := hyperv.Limits{
-		Running: 20 * time.Second, Heartbeat: 30 * time.Second, SSH: 30 * time.Second, Direct: 30 * time.Second,
-		Restart: 30 * time.Second, Revive: 20 * time.Second, Pause: 100 * time.Millisecond,
-	}
-	simulated := hyperv.New(hyperv.Options{
-		Name: simhost.Name, Simulated: true, Programs: programs, Find: hosts.Find, Release: hosts.Release, Local: hosts.Local,
-		Fresh: a.fresh, Say: a.say, Limits: limits,
-	})
-	a.closers = append(a.closers, simulated.Close)
-	return []provider.Driver{netns.New(), real.Driver(), simulated.Driver()}
+	set := drivers.New(drivers.Options{Labctl: self, Programs: programs, Ask: a.ask, Say: a.say, Fresh: a.fresh, Faults: a.faults})
+	a.closers = append(a.closers, set.Close)
+	return set.Drivers
 }
 
 // hypervFlags are what bringing machines up on a Hyper-V host takes.

@@ -20,9 +20,11 @@ import (
 
 	"l4lab/agent/api"
 	"l4lab/lab"
+	"l4lab/lab/demo/browser"
 	"l4lab/lab/guest"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv"
+	"l4lab/lab/provider/netns"
 	"l4lab/topology"
 )
 
@@ -280,6 +282,9 @@ func (a *app) doctorCommand() *cobra.Command {
 			var missing error
 			for _, d := range o.Drivers {
 				all[d.Name] = append(d.Check(cmd.Context(), provider.Lab{Topology: t, Dir: l.Dir()}), programRequirements(o.Programs.Needed(d, t))...)
+				if d.Name == netns.Name { // its client has this machine's programs
+					all[d.Name] = append(all[d.Name], browserRequirement())
+				}
 				missing = errors.Join(missing, provider.CheckFatal(d.Name, all[d.Name]))
 			}
 			if output == "json" {
@@ -296,6 +301,18 @@ func (a *app) doctorCommand() *cobra.Command {
 	outputFlag(cmd.Flags(), &output)
 	cmd.Flags().StringVar(&name, "provider", "", "netns, hyperv or hyperv-sim (default: hyperv for a topology with its block, else netns)")
 	return cmd
+}
+
+// browserRequirement is what the demo's report takes its pictures with.
+func browserRequirement() provider.Requirement {
+	r := provider.Requirement{Name: "browser (optional: pictures in the demo's report)", Found: "none in the PATH", Remedy: browser.Remedy}
+	for _, name := range browser.Programs {
+		if path, err := exec.LookPath(name); err == nil {
+			r.OK, r.Found, r.Remedy = true, path, ""
+			break
+		}
+	}
+	return r
 }
 
 // chosen returns the provider of that name; of none, the one that the topology is for.

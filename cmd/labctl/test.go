@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,8 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"l4lab/lab"
-	"l4lab/lab/demo"
 	"l4lab/lab/probe"
 	"l4lab/topology"
 )
@@ -85,51 +82,4 @@ func writeJUnit(path string, report probe.Report) error {
 		return fmt.Errorf("write the JUnit report: %w", err)
 	}
 	return f.Close()
-}
-
-func (a *app) demoCommand() *cobra.Command {
-	var (
-		keep     bool
-		provider string
-	)
-	cmd := &cobra.Command{
-		Use:   "demo [FILE]",
-		Short: "Walk through the demo: a lab comes up, shows both paths, and goes away",
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			t := topology.Default()
-			if len(args) == 1 {
-				if t, err = topology.Load(args[0]); err != nil {
-					return usageError{err}
-				}
-			}
-			// A name of its own: a lab that is up is not disturbed.
-			t.Name = "demo"
-			if a.name != "" {
-				t.Name = a.name
-			}
-			if err := checkName(t.Name); err != nil {
-				return err
-			}
-			o, err := a.options(nil)
-			if err != nil {
-				return err
-			}
-			l := lab.Open(t.Name, o)
-			if _, err := l.Topology(); err == nil {
-				return fmt.Errorf("lab %s is up already; `labctl down --name %s` first, or give the demo another --name", t.Name, t.Name)
-			} else if !errors.Is(err, lab.ErrNotUp) {
-				return err
-			}
-			made, err := demo.Run(cmd.Context(), l, t, lab.UpOptions{Provider: provider}, a.stdout)
-			if keep || !made {
-				return err
-			}
-			return a.takeAway(cmd.Context(), l, err)
-		},
-	}
-	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
-	cmd.Flags().StringVar(&provider, "provider", "", "where nodes live: netns (default), hyperv or hyperv-sim")
-	a.hypervFlags(cmd.Flags())
-	return cmd
 }

@@ -49,12 +49,14 @@ func (a *app) topologyCommand() *cobra.Command {
 				text = []byte(topology.Mermaid(t))
 			case "dot":
 				text = []byte(topology.DOT(t))
+			case "svg":
+				text = []byte(topology.SVG(t, nil))
 			}
 			_, err := a.stdout.Write(text)
 			return err
 		},
 	}
 	cmd.Flags().Var(choose(&provider, "netns", "hyperv"), "provider", "hyperv adds its block, with what is to be filled in")
-	cmd.Flags().VarP(choose(&output, "yaml", "json", "mermaid", "dot", "schema"), "output", "o", "yaml, json, mermaid, dot, or schema (JSON schema of topology files)")
+	cmd.Flags().VarP(choose(&output, "yaml", "json", "mermaid", "dot", "svg", "schema"), "output", "o", "yaml, json, mermaid, dot, svg, or schema (JSON schema of topology files)")
 	return cmd
 }

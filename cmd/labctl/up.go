@@ -267,15 +267,3 @@ func writeJSON(w io.Writer, v any) error {
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(v)
 }
-
-// takeAway removes a lab after its use, also when the use ended with an error
-// or an interrupt.
-func (a *app) takeAway(ctx context.Context, l *lab.Lab, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	if _, err := l.Down(ctx); err != nil {
-		return errors.Join(cause, err)
-	}
-	fmt.Fprintf(a.stdout, "\nlab %s is down\n", l.Name())
-	return cause
-}
