@@ -165,7 +165,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.programs.windows, "agent-windows", "", "path of the lbagent.exe that Windows nodes get (default: beside labctl)")
 	root.AddCommand(a.upCommand(), a.downCommand(), a.statusCommand(), a.execCommand(), a.logsCommand(), a.modeCommand(),
 		a.connectionsCommand(), a.testCommand(), a.demoCommand(), a.doctorCommand(), a.topologyCommand(), a.versionCommand(),
-		a.hvsimCommand(), a.guestCommand())
+		a.hvsimCommand(), a.guestCommand(), a.e2eCommand(), a.e2ePartCommand())
 	return root
 }
 
