@@ -9,7 +9,7 @@ GO ?= go
 BUILDVCS := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || echo -buildvcs=false)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-windows demo test lint generate check-generated sharing docs bench clean
+.PHONY: help build build-windows demo test lint generate check-generated sharing docs bench mutants clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25
@@ -45,7 +45,7 @@ lint: ## gofmt, and vet and staticcheck for Linux and for Windows
 generate: ## compile bpf/*.c with clang-19, write the Go types, README's table of shared lines, docs/helpers.md
 	scripts/install-deps.sh generate
 	$(GO) generate ./bpf
-	$(GO) run ./scripts/sharing -readme README.md
+	$(GO) run ./scripts/sharing -readme README.md -json bpf/inventory/sharing.json
 	$(GO) run ./scripts/helpers -o docs/helpers.md
 
 check-generated: ## fail when an eBPF object, README's table or docs/helpers.md is not what the source gives
@@ -54,14 +54,20 @@ check-generated: ## fail when an eBPF object, README's table or docs/helpers.md 
 
 sharing: ## count the eBPF source lines that both systems compile, and write them to the README
 	scripts/install-deps.sh generate
-	$(GO) run ./scripts/sharing -readme README.md
+	$(GO) run ./scripts/sharing -readme README.md -json bpf/inventory/sharing.json
 
-docs: ## write docs/helpers.md from the eBPF objects
+docs: build ## write docs/helpers.md from the eBPF objects and, as root, docs/demo from a walk-through
 	$(GO) run ./scripts/helpers -o docs/helpers.md
+	@if [ "$$(id -u)" != 0 ]; then echo "docs: not root, so docs/demo, which takes a lab, stays as it is"; \
+	else scripts/install-deps.sh browser && bin/labctl demo --fast --report docs/demo; fi
 
 bench: build ## measure packets, throughput, programming and labs; ratios within one run
 	scripts/install-deps.sh test
 	scripts/bench.sh
+
+mutants: ## break the source on purpose, one fault at a time, and have the end-to-end suite find each; MUTANTS=name,… for some
+	scripts/install-deps.sh test generate
+	$(GO) run ./scripts/mutants $(if $(MUTANTS),-run $(MUTANTS))
 
 clean: ## remove what make built
 	rm -rf bin cmd/*/resource_windows_amd64.syso

@@ -10,6 +10,8 @@
 #             and sudo, which simulated Linux guests use; python3-winrm, a WinRM
 #             client that is not ours, tries the simulated host; node and npm
 #             run the grammar that the PowerShell scripts are checked with
+#             and the browser, which the demo's report takes its pictures with
+#   browser   chromium-headless-shell, Debian's smallest Chromium
 #   generate  clang-19 and llvm-19, which compile the eBPF programs
 #
 # Exit code 2: unknown group. 3: something is missing and cannot be installed
@@ -44,13 +46,17 @@ for group in "$@"; do
 		want nodejs node
 		want npm npm
 		want sudo sudo
+		want chromium-headless-shell chromium-headless-shell
+		;;
+	browser)
+		want chromium-headless-shell chromium-headless-shell
 		;;
 	generate)
 		want clang-19 clang-19
 		want llvm-19 llvm-strip-19
 		;;
 	*)
-		echo "install-deps: unknown group $group; there is build, test, generate" >&2
+		echo "install-deps: unknown group $group; there is build, test, browser, generate" >&2
 		exit 2
 		;;
 	esac
