@@ -55,7 +55,10 @@ func (s *suite) forwarding() {
 		_, err = client.Guest.Dial(GinkgoT().Context(), "tcp", netip.AddrPortFrom(t.Client.Address, first).String(), vip().String())
 		Expect(err).To(MatchError(syscall.EADDRINUSE))
 		for _, mode := range []topology.Mode{topology.DSR, topology.SNAT} {
-			report, err := s.open(t.Name).Test(GinkgoT().Context(), probe.Options{Modes: []topology.Mode{mode}, FirstPort: first, Timeout: askLimit})
+			report, err := s.open(t.Name).Test(GinkgoT().Context(), probe.Options{
+				Modes: []topology.Mode{mode}, FirstPort: first, Timeout: askLimit,
+				TransferBytes: 256 << 10, // this process records, and may be slow: with the race detector, beside others
+			})
 			Expect(err).NotTo(HaveOccurred())
 			var text strings.Builder
 			Expect(report.WriteText(&text)).To(Succeed())
