@@ -30,38 +30,42 @@ type bench struct {
 	objects map[string][]byte
 }
 
-func newBench(ctx context.Context, source, keep string) (b *bench, err error) {
+func newBench(ctx context.Context, source, keep string) (*bench, error) {
 	dir, err := os.MkdirTemp("", "l4lab-mutants-")
 	if err != nil {
 		return nil, err
 	}
-	b = &bench{
+	b := &bench{
 		dir: dir, tree: filepath.Join(dir, "tree"), suite: filepath.Join(dir, "e2e.test"),
 		original: filepath.Join(dir, "original"), bin: filepath.Join(dir, "bin"),
 	}
-	defer func() {
-		if err != nil {
-			b.close()
-		}
-	}()
-	if err := copyTree(ctx, source, b.tree); err != nil {
+	if err := b.prepare(ctx, source, keep); err != nil {
+		b.close()
 		return nil, err
 	}
+	return b, nil
+}
+
+// prepare copies the tree, and builds the programs and the suite as they are.
+func (b *bench) prepare(ctx context.Context, source, keep string) (err error) {
+	if err := copyTree(ctx, source, b.tree); err != nil {
+		return err
+	}
 	if b.objects, err = generated(filepath.Join(b.tree, "bpf")); err != nil {
-		return nil, err
+		return err
 	}
 	if keep != "" {
 		if b.keep, err = filepath.Abs(keep); err != nil { // the suite runs elsewhere
-			return nil, err
+			return err
 		}
 		if err := os.MkdirAll(b.keep, 0o755); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := b.build(ctx, b.original, "labctl", "lbagent"); err != nil {
-		return nil, err
+		return err
 	}
-	return b, b.goTool(ctx, "test", "-c", "-vet=off", "-trimpath", "-o", b.suite, "./e2e")
+	return b.goTool(ctx, "test", "-c", "-vet=off", "-trimpath", "-o", b.suite, "./e2e")
 }
 
 func (b *bench) close() { _ = os.RemoveAll(b.dir) }
