@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,6 +44,9 @@ func Run(ctx context.Context, c Config, out io.Writer) (Outcome, error) {
 	r := newRun(c, dir, out)
 	if r.suite.DryRun {
 		return r.end(ctx)
+	}
+	if !slices.ContainsFunc(r.listed.SpecReports, func(s types.SpecReport) bool { return s.State != types.SpecStateSkipped }) {
+		return Outcome{}, fmt.Errorf("no spec is chosen by the labels %q and the focus %q: a run of none proves nothing", r.suite.LabelFilter, r.suite.FocusStrings)
 	}
 	if err := install(c.Programs, r.bin()); err != nil {
 		return Outcome{}, err

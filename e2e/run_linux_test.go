@@ -277,3 +277,12 @@ func TestConfigsAreRefusedWithTheReason(t *testing.T) {
 		})
 	}
 }
+
+func TestARunThatChoosesNoSpecFails(t *testing.T) {
+	needRoot(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestLabctl$", "-focus", "no spec is called so", "-artifacts", t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no spec is chosen") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
