@@ -58,6 +58,13 @@ func During(before Model, a Action, after Model) Allowance {
 				of.New[m.Backend] = true
 			}
 		}
+		if a.Kind == Activate && id == a.Service {
+			switch m, _ := before.Service(id).Member(a.Backend); m.State {
+			case Gone, Maintenance:
+				// Nobody has asked it since; it is well until it has failed.
+				of.New[a.Backend] = true
+			}
+		}
 		for name := range of.New {
 			for _, b := range []Backend{before.Backend(name), after.Backend(name)} {
 				// One that is just added is sent nothing before it answers.

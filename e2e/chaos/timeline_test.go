@@ -41,6 +41,7 @@ func TestTheTimelineJudges(t *testing.T) {
 	drain := Action{Kind: Drain, Backend: "be1", Service: 1}
 	deadline := Action{Kind: DrainDeadline, Backend: "be1", Service: 1}
 	kill := Action{Kind: KillWeb, Backend: "be1"}
+	activate := Action{Kind: Activate, Backend: "be1", Service: 1}
 	start := Action{Kind: StartWeb, Backend: "be1"}
 	mode := Action{Kind: SwitchMode, Service: 1, Mode: "snat"}
 	restart, stop, up := Action{Kind: RestartAgent}, Action{Kind: StopAgent}, Action{Kind: Restore}
@@ -84,6 +85,9 @@ func TestTheTimelineJudges(t *testing.T) {
 		"an added backend's answer":                           {none, add, answered(10.5, 11, "be5"), ""},
 		"a removed backend's connection":                      {none, remove, broke(10, 11, "be1"), ""},
 		"another one's connection at a removal":               {none, remove, broke(10, 11, "be2"), "nothing was done to it"},
+		"a dead backend's refusal when it is taken back":      {[]Action{kill, deadline}, activate, refused(10.5, 11), ""},
+		"a dead one's refusal long after that":                {[]Action{kill, deadline}, activate, refused(12.1, 13), "were well"},
+		"a dead drained backend's refusal once it is active":  {[]Action{kill, drain}, activate, refused(10.5, 11), "were well"},
 		"another backend's answer on a connection":            {none, kill, wrong, "be2 answered on a connection to be1"},
 	}
 	for name, c := range cases {

@@ -169,7 +169,12 @@ func (w *world) answerHost(v scripts.Verbs) {
 	powershelltest.On(w.Machine, v.LabObserve, func(context.Context, scripts.LabObserveParams) (scripts.LabObserveResult, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		r := scripts.LabObserveResult{Switch: w.sw, Foreign: w.foreign, Machines: []scripts.VMFacts{}}
+		r := scripts.LabObserveResult{Foreign: slices.Clone(w.foreign), Machines: []scripts.VMFacts{}}
+		if w.sw != nil {
+			// The result is read after the lock is given back.
+			sw := *w.sw
+			r.Switch = &sw
+		}
 		for _, vm := range w.vms {
 			r.Machines = append(r.Machines, *vm)
 		}
