@@ -123,8 +123,12 @@ func (w *randomWalk) connect(id uint32) (*chat, error) {
 	return &chat{conversation: &conversation{conn: conn, reader: bufio.NewReader(conn)}, service: id, ports: w.ports}, nil
 }
 
-// close ends the conversation, if it has not ended already.
+// close ends the conversation, if it has not ended already. One that is lost is
+// reset: its end would be sent again and again, to whom nobody answers for.
 func (c *chat) close() {
+	if tcp, ok := c.conn.(*net.TCPConn); ok && c.lost {
+		_ = tcp.SetLinger(0) // it fails on what has ended
+	}
 	c.conversation.close()
 	if !c.lost {
 		c.ports.giveBack(c.local())
