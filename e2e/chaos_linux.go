@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -122,15 +123,17 @@ func (w *randomWalk) bringUp() {
 	w.holds(model)
 }
 
-// letOrphansGo has the client's kernel give a connection up soon that was closed while
-// its backend was dead. It would send its end again for minutes, into the proof
-// that ends the walk.
+// letOrphansGo has the kernels of both ends give a connection up soon that was closed
+// while the other end was dead. They would send its end again for minutes, into the
+// proof that ends the walk.
 func (w *randomWalk) letOrphansGo() {
 	GinkgoHelper()
-	_, err := in(w.t.Name+"-"+w.t.Client.Name, func() (struct{}, error) {
-		return struct{}{}, fabric.Setting{Path: "ipv4/tcp_orphan_retries", Value: "1"}.Write()
-	})
-	Expect(err).NotTo(HaveOccurred())
+	for _, machine := range append(w.t.Backends(), w.t.Client.Name) {
+		_, err := in(w.t.Name+"-"+machine, func() (struct{}, error) {
+			return struct{}{}, fabric.Setting{Path: "ipv4/tcp_orphan_retries", Value: "1"}.Write()
+		})
+		Expect(err).NotTo(HaveOccurred())
+	}
 }
 
 // goOn walks until its time is over, and sees to it that the lab is then as it was.
@@ -148,11 +151,12 @@ func (w *randomWalk) goOn() {
 	w.restoreAll()
 	end()
 	w.expectNothingBroken()
+	w.letOrphansGo() // of machines that were made since, too
 	w.endEverything()
 	Expect(w.labctl("up", "--name", w.t.Name)).To(Succeeds())
 	w.expectHealthy(w.t.Name)
 	Eventually(w.unfinished).WithTimeout(time.Minute).WithPolling(200*time.Millisecond).Should(BeEmpty(),
-		"connections of the walk's, which the client's kernel still ends, would appear in the proof")
+		"connections of the walk's, which a kernel still ends, would appear in the proof")
 	for _, mode := range []string{"dsr", "snat"} { // one at a time: a busy machine needs a minute for each
 		proof := w.proof("test", "--mode", mode, "--name", w.t.Name)
 		if !w.onlyFloodedPorts(proof) {
@@ -161,20 +165,28 @@ func (w *randomWalk) goOn() {
 	}
 }
 
-// unfinished lists the client's connections that are neither gone nor in TIME_WAIT,
-// in which a kernel sends nothing by itself.
+// unfinished lists the connections that either end's kernel may still send something
+// of by itself: all but those in TIME_WAIT.
 func (w *randomWalk) unfinished() ([]string, error) {
-	return in(w.t.Name+"-"+w.t.Client.Name, func() ([]string, error) {
-		const stateField, timeWait = 3, "06" // proc(5), TCP_TIME_WAIT of net/tcp_states.h
-		table, err := os.ReadFile("/proc/thread-self/net/tcp")
-		var left []string
-		for i, line := range strings.Split(strings.TrimSpace(string(table)), "\n") {
-			if fields := strings.Fields(line); i > 0 && len(fields) > stateField && fields[stateField] != timeWait {
-				left = append(left, line)
+	const stateField, timeWait, listen = 3, "06", "0A" // proc(5), net/tcp_states.h
+	var left []string
+	for _, machine := range append(w.t.Backends(), w.t.Client.Name) {
+		tables, err := in(w.t.Name+"-"+machine, func() ([]byte, error) {
+			four, err := os.ReadFile("/proc/thread-self/net/tcp")
+			six, err6 := os.ReadFile("/proc/thread-self/net/tcp6") // a server of both families has its connections there
+			return slices.Concat(four, six), errors.Join(err, err6)
+		})
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(tables)) {
+			fields := strings.Fields(line)
+			if len(fields) > stateField && fields[0] != "sl" && fields[stateField] != timeWait && fields[stateField] != listen {
+				left = append(left, machine+": "+line)
 			}
 		}
-		return left, err
-	})
+	}
+	return left, nil
 }
 
 // onlyFloodedPorts says that a proof found nothing wrong but a port that was taken, after

@@ -31,10 +31,6 @@ func (j *judge) backendSeesBalancer() {
 	backends := j.captured(true)
 	f := j.begin(backendSees, "source "+j.balancerAddr.String()+" in every packet to the service's port",
 		j.places(backends, true)...)
-	clients := map[netip.Addr]bool{}
-	for fl := range j.own {
-		clients[fl.client.Addr()] = true
-	}
 	packets := 0
 	for _, name := range backends {
 		for _, p := range j.packets[placeOf(name)] {
@@ -42,7 +38,7 @@ func (j *judge) backendSeesBalancer() {
 				continue
 			}
 			switch {
-			case clients[p.IP.Src]:
+			case j.own[j.flowOf(p.Source())]:
 				f.fault([]evidence.Packet{p}, "%s got a packet from the client itself, %s", name, p.Source())
 			case p.IP.Src == j.balancerAddr:
 				packets++
