@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"testing"
@@ -106,6 +107,22 @@ var converges = []converge{
 	{name: "the agent exited and a service comes", drift: func(s *site) {
 		s.change("l4lb/lb", func(m *machine) { m.exited[role.SubjectAgent] = true })
 	}, want: func(t *topology.Topology) { t.Services = append(t.Services, secondService()) }},
+	{name: "the agent exited and a service goes", drift: withoutAgentOfTwo},
+	{name: "the agent exited and a service goes whose frontend another one gets", drift: withoutAgentOfTwo, want: func(t *topology.Topology) {
+		other := secondService()
+		other.ID = 3
+		t.Services = append(t.Services, other)
+	}},
+}
+
+// withoutAgentOfTwo is what a lab of two services is when its agent exits: they are in the data path.
+func withoutAgentOfTwo(s *site) {
+	top := topology.Default()
+	top.Services = append(top.Services, secondService())
+	if _, err := s.lab().Up(context.Background(), top, upOptions); err != nil {
+		panic(err)
+	}
+	s.change("l4lb/lb", func(m *machine) { m.exited[role.SubjectAgent] = true })
 }
 
 // What is there after a change is what a fresh up of the same topology makes.

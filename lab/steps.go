@@ -53,11 +53,19 @@ func (l *Lab) bind(w work, s plan.Step) (engine.Step, error) {
 		step.Do, step.Undo = forth, back
 	case plan.Remove:
 		step.Do, step.Undo = gone, back
+		if s.Kind == plan.Service && !w.had(s.Service) {
+			step.Undo = nil // nobody remembers what it was: an up was killed that was to remove it
+		}
 	}
 	if s.Action != plan.Create && (w.old == nil || w.fresh() || w.restored(s)) {
 		step.Undo = nil
 	}
 	return step, nil
+}
+
+// had says that the lab's former topology has a service.
+func (w work) had(service uint32) bool {
+	return slices.ContainsFunc(w.was.Topology.Services, func(s topology.Service) bool { return s.ID == service })
 }
 
 // restored says that a step's subject comes back with its machine. Before the

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"slices"
 	"time"
 
 	"l4lab/agent/api"
@@ -103,8 +102,7 @@ func (w work) before() map[topology.OS]string {
 // announced says that a service was there though the plan is to create it: the
 // agent that announces it does not answer, and its programs go on without it.
 func (w work) announced(service uint32) bool {
-	return w.old != nil && w.old.Phase == state.Up &&
-		slices.ContainsFunc(w.old.Topology.Services, func(s topology.Service) bool { return s.ID == service })
+	return w.old != nil && w.old.Phase == state.Up && w.had(service)
 }
 
 // refuse says what makes an up impossible before anything is looked at.
@@ -151,28 +149,30 @@ func (l *Lab) prepare(ctx context.Context, t topology.Topology, o UpOptions) (wo
 	if w.found.Actual, err = w.driver.Observe(ctx, w.want); err != nil {
 		return w, fmt.Errorf("look at lab %s: %w", l.name, err)
 	}
-	w.found.Services = servicesOf(ctx, w)
+	if services, answered := servicesOf(ctx, w); answered {
+		w.found.Services = services
+	} else if w.old != nil {
+		w.found.Remembered = plan.ServicesAmong(w.old.Owned)
+	}
 	w.steps = plan.Build(plan.Wanted{Topology: t, Programs: w.hashes}, w.found)
 	return w, nil
 }
 
-// servicesOf asks the agent, when there is one, what it announces.
-func servicesOf(ctx context.Context, w work) []api.Service {
+// servicesOf asks the agent, when there is one, what it announces. Without an answer the
+// services are set again.
+func servicesOf(ctx context.Context, w work) (services []api.Service, answered bool) {
 	lb := w.want.Topology.LoadBalancer()
 	if w.found.Machines[lb].Facts.Agent.Spec == "" {
-		return nil
+		return nil, false
 	}
 	agent, err := agentOf(w.driver, w.want)
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookLimit(w.driver))
 	defer cancel()
-	services, err := agent.Services(ctx)
-	if err != nil {
-		return nil // it does not answer: the services are set again
-	}
-	return services
+	services, err = agent.Services(ctx)
+	return services, err == nil
 }
 
 // carryOut runs the plan, remembering first what it is about to make.

@@ -68,6 +68,9 @@ type Found struct {
 	provider.Actual
 	// Services are those that the agent has; nil where no agent answers.
 	Services []api.Service
+	// Remembered are the numbers of services that an agent which does not answer may
+	// announce: once it runs again, it takes over what the data path has.
+	Remembered []uint32
 }
 
 // Build returns the steps, in an order in which they could run one by one.

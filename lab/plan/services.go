@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"l4lab/agent/api"
@@ -62,9 +63,26 @@ func (b *builder) services() {
 			b.add(s)
 		}
 	}
+	forgotten := b.forgotten(found)
 	for _, s := range b.Topology.Services {
-		b.add(b.service(s, found, holder, released))
+		step := b.service(s, found, holder, released)
+		step.Needs = append(step.Needs, forgotten...) // they may have its frontend
+		b.add(step)
 	}
+}
+
+// forgotten adds the removals of services that are remembered alone, and returns their IDs.
+func (b *builder) forgotten(found map[uint32]api.Service) (ids []string) {
+	lb := b.Topology.LoadBalancer()
+	for _, id := range b.Remembered {
+		if _, known := found[id]; known || b.hasService(id) {
+			continue
+		}
+		s := Step{ID: serviceID(id), Kind: Service, Machine: lb, Service: id, Action: Remove, Reason: "not in the topology", Needs: []string{"agent/" + lb}}
+		b.add(s)
+		ids = append(ids, s.ID)
+	}
+	return ids
 }
 
 // service returns the step of one service of the topology.
@@ -106,6 +124,18 @@ func (b *builder) hasService(id uint32) bool {
 func releaseID(id uint32) string { return serviceID(id) + "/release" }
 
 func serviceID(id uint32) string { return fmt.Sprintf("service/%d", id) }
+
+// ServicesAmong returns the numbers of the services that steps of some IDs are about, in order.
+func ServicesAmong(ids []string) (services []uint32) {
+	for _, id := range ids {
+		number, is := strings.CutPrefix(strings.TrimSuffix(id, "/release"), "service/")
+		if n, err := strconv.ParseUint(number, 10, 32); is && err == nil {
+			services = append(services, uint32(n))
+		}
+	}
+	slices.Sort(services)
+	return slices.Compact(services)
+}
 
 // needsOf says what must stand before a service may send traffic to it.
 func (b *builder) needsOf(s topology.Service) []string {
