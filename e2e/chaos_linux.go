@@ -17,6 +17,7 @@ import (
 
 	"l4lab/agent/api"
 	"l4lab/e2e/chaos"
+	"l4lab/e2e/oracle"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/fabric"
 	"l4lab/topology"
@@ -25,12 +26,10 @@ import (
 const (
 	// defaultChaos is how long a random walk takes when nobody says.
 	defaultChaos = time.Minute
-	// dwell is how long the lab is left alone once an action holds; every kept
-	// connection is asked in it.
-	dwell = 2 * askEvery
 	// lastActions is how many of them a failure tells.
 	lastActions = 12
 
+	walkTable    = 1021 // slots of a service's Maglev table
 	spareBackend = "be5"
 	secondID     = 3 // a service of an address of its own, which comes and goes
 )
@@ -53,6 +52,7 @@ type randomWalk struct {
 	ports  *localPorts
 	walk   *chaos.Walk
 	line   *chaos.Timeline
+	rounds rounds
 	begin  time.Time
 	// spoilt are the backends whose port has a program that loses frames.
 	spoilt map[string]bool
@@ -118,7 +118,7 @@ func (w *randomWalk) bringUp() {
 	w.ports = newLocalPorts(w.t.Client.Address)
 	w.letOrphansGo()
 	w.begin = time.Now()
-	w.line = chaos.NewTimeline(chaos.Settled(model))
+	w.line = chaos.NewTimeline(chaos.Settled(model), chooseByMaglev)
 	w.check(model)
 	w.holds(model)
 }
@@ -141,7 +141,7 @@ func (w *randomWalk) goOn() {
 	GinkgoHelper()
 	end := w.startLoads()
 	DeferCleanup(end)
-	sleep(w.stopped, 2*dwell) // until the conversations have begun
+	w.watchAWhile()
 	steps := 0
 	for time.Since(w.begin) < w.length && w.stopped.Err() == nil {
 		w.step()
@@ -212,10 +212,7 @@ func (w *randomWalk) step() {
 	w.holds(after)
 	w.line.Settle(w.now(), chaos.Settled(after))
 	w.note("    holds")
-	select {
-	case <-time.After(dwell):
-	case <-w.stopped.Done():
-	}
+	w.watchAWhile()
 	w.expectNothingBroken()
 }
 
@@ -231,6 +228,13 @@ func (w *randomWalk) restoreAll() {
 	w.do(action, after)
 	w.holds(after)
 	w.line.Settle(w.now(), chaos.Settled(after))
+}
+
+// watchAWhile leaves the lab alone, until clients have seen how it is now.
+func (w *randomWalk) watchAWhile() {
+	GinkgoHelper()
+	w.rounds.begin(w.now())
+	w.until("clients have used every service", func() string { return w.rounds.missing(w.line.Has) })
 }
 
 func (w *randomWalk) now() time.Duration { return time.Since(w.begin) }
@@ -305,9 +309,7 @@ func (w *randomWalk) report() {
 
 // topologyOf is the lab of a model.
 func (w *randomWalk) topologyOf(m chaos.Model) topology.Topology {
-	t := topology.Default()
-	all := t.Nodes
-	all[spareBackend] = topology.Node{Role: topology.RoleBackend, OS: topology.Linux, Address: netip.MustParseAddr("20.1.1.50")}
+	t, all := topology.Default(), walkNodes()
 	t.Name, t.Nodes = w.name("chaos"), map[string]topology.Node{"lb": all["lb"]}
 	for _, b := range m.Backends {
 		if b.InLab {
@@ -315,7 +317,7 @@ func (w *randomWalk) topologyOf(m chaos.Model) topology.Topology {
 		}
 	}
 	first := t.Services[0]
-	first.TableSize = 1021
+	first.TableSize = walkTable
 	first.Backends = t.Backends()
 	t.Services = nil
 	for _, s := range m.Services {
@@ -327,6 +329,27 @@ func (w *randomWalk) topologyOf(m chaos.Model) topology.Topology {
 		}
 	}
 	return t
+}
+
+// walkNodes are the lab's machines, with those that it does not have all the time.
+func walkNodes() map[string]topology.Node {
+	all := topology.Default().Nodes
+	all[spareBackend] = topology.Node{Role: topology.RoleBackend, OS: topology.Linux, Address: netip.MustParseAddr("20.1.1.50")}
+	return all
+}
+
+// chooseByMaglev is the suite's own word on whom a connection is given to.
+func chooseByMaglev(service uint32, t chaos.Table, local string) string {
+	frontend, nodes := frontendOf(service), walkNodes()
+	var backends []oracle.Backend
+	names := map[netip.AddrPort]string{}
+	for name, weight := range t {
+		address := netip.AddrPortFrom(nodes[name].Address, frontend.Port())
+		names[address] = name
+		backends = append(backends, oracle.Backend{Address: address, Weight: weight})
+	}
+	flow := oracle.Flow{Client: netip.MustParseAddrPort(local), Frontend: frontend, Protocol: oracle.TCP}
+	return names[flow.Choose(oracle.Table(backends, "TCP", walkTable), false)]
 }
 
 // frontendOf is a service's. The third has the first one's port, so that its

@@ -38,7 +38,8 @@ func (w *randomWalk) startLoads() (end func()) {
 	for _, id := range []uint32{directID, translatedID, secondID} {
 		wait.Go(func() { w.openMany(ctx, id, &wait) })
 		for range keptPerService {
-			wait.Go(func() { w.always(ctx, id, w.keepOne) })
+			k := w.rounds.add(id)
+			wait.Go(func() { w.always(ctx, id, func(ctx context.Context, _ uint32) { w.keepOne(ctx, k) }) })
 		}
 		wait.Go(func() { w.always(ctx, id, w.download) })
 	}
@@ -87,10 +88,8 @@ type chat struct {
 // when nothing did.
 func (w *randomWalk) converse(id uint32) *chat {
 	seen := chaos.Seen{Service: id, New: true, From: w.now()}
-	c, err := w.connect(id)
-	if c != nil {
-		seen.Local = c.local().String()
-	}
+	c, local, err := w.connect(id)
+	seen.Local = local.String()
 	if err == nil {
 		var who whoami
 		if who, err = c.ask(); err == nil {
@@ -100,6 +99,7 @@ func (w *randomWalk) converse(id uint32) *chat {
 	}
 	seen.To, seen.Err = w.now(), err
 	w.judge(seen)
+	w.rounds.opens(id, seen.From)
 	if err != nil {
 		if c != nil {
 			c.lost = true
@@ -111,16 +111,17 @@ func (w *randomWalk) converse(id uint32) *chat {
 	return c
 }
 
-func (w *randomWalk) connect(id uint32) (*chat, error) {
+// connect says from which address and port, also when it fails.
+func (w *randomWalk) connect(id uint32) (*chat, netip.AddrPort, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
 	defer cancel()
-	conn, err := w.ports.dial(func(local netip.AddrPort) (net.Conn, error) {
+	conn, local, err := w.ports.dial(func(local netip.AddrPort) (net.Conn, error) {
 		return w.client.Guest.Dial(ctx, "tcp", local.String(), frontendOf(id).String())
 	})
 	if err != nil {
-		return nil, err
+		return nil, local, err
 	}
-	return &chat{conversation: &conversation{conn: conn, reader: bufio.NewReader(conn)}, service: id, ports: w.ports}, nil
+	return &chat{conversation: &conversation{conn: conn, reader: bufio.NewReader(conn)}, service: id, ports: w.ports}, local, nil
 }
 
 // close ends the conversation, if it has not ended already. One that is lost is
@@ -144,15 +145,19 @@ func (w *randomWalk) modeOf(who whoami) string {
 }
 
 // keepOne has one conversation until it breaks or the service goes.
-func (w *randomWalk) keepOne(ctx context.Context, id uint32) {
-	c := w.converse(id)
+func (w *randomWalk) keepOne(ctx context.Context, k *keeper) {
+	ended := k.asks(w.now())
+	c := w.converse(k.service)
+	ended()
 	if c == nil {
 		return
 	}
 	defer c.close()
 	for sleep(ctx, askEvery) {
+		ended := k.asks(w.now())
 		who, err := c.ask()
-		seen := chaos.Seen{Service: id, From: c.well, To: w.now(), Local: c.local().String(), Backend: c.backend, Err: err}
+		ended()
+		seen := chaos.Seen{Service: k.service, From: c.well, To: w.now(), Local: c.local().String(), Backend: c.backend, Err: err}
 		switch {
 		case who.Name != "" && who.Name != c.backend:
 			seen.Wrong = err.Error()
@@ -171,22 +176,25 @@ func (w *randomWalk) keepOne(ctx context.Context, id uint32) {
 // download fetches some megabytes slowly, and compares.
 func (w *randomWalk) download(ctx context.Context, id uint32) {
 	seen := chaos.Seen{Service: id, New: true, From: w.now()}
-	c, err := w.connect(id)
+	c, local, err := w.connect(id)
+	seen.Local = local.String()
 	var response *http.Response
 	if err == nil {
 		defer c.close()
-		seen.Local = c.local().String()
 		response, err = c.request(fmt.Sprintf("http://%s/bytes?n=%d&seed=%d", frontendOf(id), walkDownload, id))
 	}
 	seen.To, seen.Err = w.now(), err
+	if err == nil {
+		c.backend, c.well = response.Header.Get("X-Backend"), seen.To
+		seen.Backend = c.backend
+	}
+	w.judge(seen) // its mode is not seen: the answer does not say whom the backend saw
 	if err != nil {
 		if c != nil {
 			c.lost = true
 		}
-		w.judge(seen)
 		return
 	}
-	c.backend, c.well = response.Header.Get("X-Backend"), seen.To
 	if err := w.fetch(ctx, c, response.Body); err != nil && ctx.Err() == nil {
 		c.lost = true
 		w.judge(chaos.Seen{Service: id, From: c.well, To: w.now(), Local: seen.Local, Backend: c.backend, Err: err})

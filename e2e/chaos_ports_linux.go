@@ -58,20 +58,21 @@ func (p *localPorts) giveBack(local netip.AddrPort) {
 	p.free[local.Port()] = time.Now().Add(synLifetime + time.Second)
 }
 
-// dial connects from the next port that the client can have, with dial.
-func (p *localPorts) dial(dial func(local netip.AddrPort) (net.Conn, error)) (net.Conn, error) {
+// dial connects from the next port that the client can have, with dial. It says from
+// which, also when that fails.
+func (p *localPorts) dial(dial func(local netip.AddrPort) (net.Conn, error)) (net.Conn, netip.AddrPort, error) {
 	for {
 		local, ok := p.take()
 		if !ok {
-			return nil, errors.New("the walk has used up the client's ports")
+			return nil, local, errors.New("the walk has used up the client's ports")
 		}
 		conn, err := dial(local)
 		if err == nil {
-			return conn, nil
+			return conn, local, nil
 		}
 		p.giveBack(local)
 		if !errors.Is(err, syscall.EADDRINUSE) {
-			return nil, err
+			return nil, local, err
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -11,11 +10,22 @@ import (
 type Allowed struct {
 	// New are the backends that may answer new connections, Modes the ways that they may take.
 	New, Modes map[string]bool
-	// Refuse says why a new connection may fail, "" when none may.
-	Refuse string
+	// Tables are what the service's Maglev table may be: it says whom a new connection
+	// is given to, also one that fails. Nil: any of New.
+	Tables []Table
+	// Refuse says how new connections that a backend is given may fail.
+	Refuse map[string]Refusal
+	// RefuseAll says why any may, "" when it is only those.
+	RefuseAll string
 	// Break says why established connections of a backend may fail, BreakAll those of any.
 	Break    map[string]string
 	BreakAll string
+}
+
+// Refusal is how new connections may fail, and why.
+type Refusal struct {
+	Why  string
+	Ways map[Way]bool
 }
 
 // Allowance is what a client may see, by service.
@@ -25,9 +35,9 @@ type Allowance map[uint32]Allowed
 func Settled(m Model) Allowance {
 	a := Allowance{}
 	for _, s := range m.Services {
-		of := Allowed{New: map[string]bool{}, Modes: map[string]bool{}, Break: map[string]string{}}
+		of := Allowed{New: map[string]bool{}, Modes: map[string]bool{}, Refuse: map[string]Refusal{}, Break: map[string]string{}}
 		if !s.InLab {
-			of.Refuse, of.BreakAll = "the service is not there", "the service is not there"
+			of.RefuseAll, of.BreakAll = "the service is not there", "the service is not there"
 			a[s.ID] = of
 			continue
 		}
@@ -36,6 +46,7 @@ func Settled(m Model) Allowance {
 			of.New[name] = true
 			of.mayFail(m.Backend(name))
 		}
+		of.Tables = tablesBetween(s.Sure, s.Table, s)
 		for _, member := range s.Members {
 			of.mayBreak(m.Backend(member.Backend))
 		}
@@ -52,14 +63,15 @@ func During(before Model, a Action, after Model) Allowance {
 		sum[id] = merge(sum[id], of)
 	}
 	for id, of := range sum {
+		was, is := before.Service(id), after.Service(id)
 		if a.IsUp() {
 			// The topology's services, until their checks are set again.
-			for _, m := range slices.Concat(before.Service(id).Members, after.Service(id).Members) {
+			for _, m := range slices.Concat(was.Members, is.Members) {
 				of.New[m.Backend] = true
 			}
 		}
 		if a.Kind == Activate && id == a.Service {
-			switch m, _ := before.Service(id).Member(a.Backend); m.State {
+			switch m, _ := was.Member(a.Backend); m.State {
 			case Gone, Maintenance:
 				// Nobody has asked it since; it is well until it has failed.
 				of.New[a.Backend] = true
@@ -74,8 +86,10 @@ func During(before Model, a Action, after Model) Allowance {
 				}
 			}
 		}
+		of.Tables = of.tablesDuring(a, was, is)
+		of.mayFailInAnyWay(a)
 		if a.Kind == DrainDeadline && id == a.Service {
-			of.Refuse = a.Backend + "'s connections are cut, those that have just begun, too"
+			of.Refuse[a.Backend] = Refusal{a.Backend + "'s connections are cut, those that have just begun, too", anyWay()}
 			of.Break[a.Backend] = "its deadline"
 		}
 		sum[id] = of
@@ -83,11 +97,52 @@ func During(before Model, a Action, after Model) Allowance {
 	return sum
 }
 
-// mayFail has new connections fail for a backend that may be chosen.
-func (of *Allowed) mayFail(b Backend) {
-	if b.Condition() != Well && of.Refuse == "" {
-		of.Refuse = fmt.Sprintf("%s may be chosen, which has %s", b.Name, b.trouble())
+// tablesDuring are the tables that the agent may go through: what two changes make of
+// it, such as two backends' deaths that a new agent finds one after the other, need not come at once.
+func (of Allowed) tablesDuring(a Action, was, is Service) []Table {
+	if a.IsUp() {
+		return nil // labctl sets services anew, and their checks after that
 	}
+	var sure []string
+	for _, name := range was.Sure {
+		if slices.Contains(is.Sure, name) {
+			sure = append(sure, name)
+		}
+	}
+	may := slices.Sorted(maps.Keys(of.New))
+	return append(tablesBetween(sure, may, was), tablesBetween(sure, may, is)...)
+}
+
+// mayFailInAnyWay is for backends to which something happens while a connection
+// begins: its server is killed before it has answered what its kernel had taken, or its machine starts.
+func (of *Allowed) mayFailInAnyWay(a Action) {
+	for name, refusal := range of.Refuse {
+		if a.IsUp() || name == a.Backend && (a.Kind == KillWeb || a.Kind == KillNode) {
+			of.Refuse[name] = Refusal{refusal.Why, anyWay()}
+		}
+	}
+}
+
+// mayFail has new connections that a backend is given fail, in the way that fits its trouble.
+func (of *Allowed) mayFail(b Backend) {
+	if b.Condition() == Well {
+		return
+	}
+	r, known := of.Refuse[b.Name]
+	if !known {
+		r = Refusal{"has " + b.trouble(), map[Way]bool{}}
+		of.Refuse[b.Name] = r
+	}
+	r.Ways[b.refuses()] = true
+}
+
+// refuses is how connections to it fail: its kernel resets them where there is nobody
+// to take them, and otherwise nobody answers.
+func (b Backend) refuses() Way {
+	if b.InLab && b.Node && !b.Web {
+		return Refused
+	}
+	return Silent
 }
 
 func (of *Allowed) mayBreak(b Backend) {
@@ -118,7 +173,14 @@ func merge(a, b Allowed) Allowed {
 	maps.Copy(a.New, b.New)
 	maps.Copy(a.Modes, b.Modes)
 	maps.Copy(a.Break, b.Break)
-	a.Refuse, a.BreakAll = join(a.Refuse, b.Refuse), join(a.BreakAll, b.BreakAll)
+	for name, r := range b.Refuse {
+		if have, known := a.Refuse[name]; known {
+			maps.Copy(have.Ways, r.Ways)
+		} else {
+			a.Refuse[name] = r
+		}
+	}
+	a.RefuseAll, a.BreakAll = join(a.RefuseAll, b.RefuseAll), join(a.BreakAll, b.BreakAll)
 	return a
 }
 

@@ -9,7 +9,7 @@
 // its effect held, and has the Timeline judge every connection.
 //
 //	w := chaos.NewWalk(seed, model)
-//	line := chaos.NewTimeline(chaos.Settled(w.Model()))
+//	line := chaos.NewTimeline(chaos.Settled(w.Model()), choose)
 //	for … {
 //		before := w.Model()
 //		action := w.Next()

@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -22,7 +24,7 @@ type Seen struct {
 	Local string
 	// Backend is who answered, or who did before; "" when nobody has.
 	Backend string
-	// Mode is how the backend was reached, as far as its answer shows.
+	// Mode is how the backend was reached, "" where its answer does not show it.
 	Mode string
 	// Err is why it failed, nil when it did not.
 	Err error
@@ -32,6 +34,8 @@ type Seen struct {
 
 // Timeline is what was allowed when. Its methods may be called concurrently.
 type Timeline struct {
+	choose Choose
+
 	mu     sync.Mutex
 	epochs []epoch
 }
@@ -43,9 +47,10 @@ type epoch struct {
 	settled bool
 }
 
-// NewTimeline begins at time 0.
-func NewTimeline(a Allowance) *Timeline {
-	return &Timeline{epochs: []epoch{{allowed: a, settled: true}}}
+// NewTimeline begins at time 0. With choose, a new connection may fail only where
+// the backend that it was given to has trouble; with nil, where any has.
+func NewTimeline(a Allowance, choose Choose) *Timeline {
+	return &Timeline{choose: choose, epochs: []epoch{{allowed: a, settled: true}}}
 }
 
 // Begin notes that an action begins; it must be told before anything is done.
@@ -85,33 +90,52 @@ func (t *Timeline) Judge(s Seen) string {
 			continue
 		}
 		last = e.allowed[s.Service]
-		if last.allows(s) {
+		if last.allows(s, t.choose) {
 			return ""
 		}
 	}
-	return last.complaint(s)
+	return last.complaint(s, t.choose)
 }
 
-func (of Allowed) allows(s Seen) bool {
+func (of Allowed) allows(s Seen, choose Choose) bool {
 	switch {
 	case !s.New && s.Err == nil:
 		return true
 	case !s.New:
 		return of.BreakAll != "" || of.Break[s.Backend] != ""
+	case s.Err != nil && of.RefuseAll != "":
+		return true
 	case s.Err != nil:
-		return of.Refuse != ""
+		way := wayOf(s.Err)
+		return slices.ContainsFunc(of.given(s.Service, s.Local, choose), func(name string) bool { return of.Refuse[name].Ways[way] })
 	}
-	return of.New[s.Backend] && of.Modes[s.Mode]
+	return of.New[s.Backend] && (s.Mode == "" || of.Modes[s.Mode])
 }
 
-func (of Allowed) complaint(s Seen) string {
+func (of Allowed) complaint(s Seen, choose Choose) string {
 	switch {
 	case !s.New:
 		return fmt.Sprintf("an established connection to %s failed, and nothing was done to it: %v", s.Backend, s.Err)
 	case s.Err != nil:
-		return fmt.Sprintf("a new connection failed, and all that it could be given to were well (%s): %v", names(of.New), s.Err)
+		return of.complaintOfFailure(s, choose)
 	case !of.New[s.Backend]:
 		return fmt.Sprintf("%s answered a new connection; only these may: %s", s.Backend, names(of.New))
 	}
 	return fmt.Sprintf("%s was reached by %s; new connections take %s", s.Backend, s.Mode, names(of.Modes))
+}
+
+func (of Allowed) complaintOfFailure(s Seen, choose Choose) string {
+	given := of.given(s.Service, s.Local, choose)
+	var troubles []string
+	for _, name := range given {
+		if r, bad := of.Refuse[name]; bad {
+			troubles = append(troubles, name+" "+r.Why)
+		}
+	}
+	to := strings.Join(given, ", ")
+	if len(troubles) == 0 {
+		return fmt.Sprintf("a new connection failed, and all that it could be given to were well (%s): %v", to, s.Err)
+	}
+	return fmt.Sprintf("a new connection failed otherwise than it may (%s): it could be given to %s, and %s: %v",
+		wayOf(s.Err), to, strings.Join(troubles, ", "), s.Err)
 }
