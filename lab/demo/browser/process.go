@@ -72,6 +72,7 @@ func (b *program) launch(ctx context.Context) (*process, error) {
 	p.browser, err = chromedp.NewBrowserTransport(running, chromedp.NewPipeConn(read, write),
 		chromedp.WithBrowserLogf(func(string, ...any) {}), chromedp.WithBrowserErrorf(func(string, ...any) {}))
 	if err != nil {
+		_ = read.Close() // whoever took it over does so otherwise; twice does no harm
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
