@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"unicode/utf8"
 )
 
@@ -14,8 +13,8 @@ type Look struct {
 	Marks bool
 	// Color uses the terminal's colours.
 	Color bool
-	// Width is where sentences are broken, in columns; 0 means 100. Output and
-	// tables are left as they are.
+	// Width is where sentences are broken, in columns; 0 means 100. Tables are broken
+	// where they do not fit a width that is given. Output is left as it is.
 	Width int
 }
 
@@ -24,15 +23,20 @@ type Look struct {
 type Narration struct {
 	w    io.Writer
 	look Look
+	// room is what a table may take, in columns; 0: whatever it does.
+	room int
 }
 
 // NewNarration returns an Observer that writes to w.
 func NewNarration(w io.Writer, look Look) *Narration {
+	room := 0
 	if look.Width <= 0 {
 		look.Width = defaultWidth
+	} else {
+		room = max(look.Width, minWidth)
 	}
 	look.Width = min(max(look.Width, minWidth), maxWidth)
-	return &Narration{w, look}
+	return &Narration{w, look, room}
 }
 
 // Bounds of Look.Width: sentences of more than maxWidth columns are hard to read.
@@ -83,18 +87,6 @@ func (n *Narration) Block(b Block) {
 		for line := range strings.Lines(b.Text) {
 			fmt.Fprintf(n.w, "%s  %s\n", margin, strings.TrimRight(line, "\n"))
 		}
-	}
-}
-
-func (n *Narration) table(t Table) {
-	var text strings.Builder
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{t.Head}, t.Rows...) {
-		fmt.Fprintln(w, margin+"  "+strings.Join(row, "\t"))
-	}
-	_ = w.Flush()
-	for line := range strings.Lines(text.String()) {
-		fmt.Fprintln(n.w, strings.TrimRight(line, " \n"))
 	}
 }
 

@@ -3,6 +3,7 @@ package demo
 import (
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // told is a record that has one of everything.
@@ -108,5 +109,36 @@ func TestLinesAreNeitherTooLongNorTooShort(t *testing.T) {
 		if longest < c.least || longest > c.most {
 			t.Errorf("%s: lines of %d columns, want %d to %d", name, longest, c.least, c.most)
 		}
+	}
+}
+
+func TestTablesFitTheTerminal(t *testing.T) {
+	table := Table{Head: []string{"NODE", "COMMAND", "MAC"}, Rows: [][]string{
+		{"be1", "lbagent service update --backends=20.1.1.10:80,20.1.1.20:80,20.1.1.30:80,20.1.1.40:80", "02:4c:14:01:01:0a"},
+		{"ß", "short", "02:4c:14:01:01:14"},
+	}}
+	words := func(text string) string { return strings.Join(strings.Fields(strings.ReplaceAll(text, " ", "")), "") }
+	for name, c := range map[string]struct{ width, most, lines int }{
+		"a terminal that is wide enough": {200, 200, 3},
+		"one that is narrow":             {60, 60, 6},
+		"one that is very narrow":        {20, minWidth, 11},
+		"none":                           {0, 200, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			NewNarration(&out, Look{Width: c.width}).Block(Block{Table: &table})
+			lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
+			for _, line := range lines {
+				if n := utf8.RuneCountInString(line); n > c.most {
+					t.Errorf("a line of %d columns, want at most %d: %s", n, c.most, line)
+				}
+			}
+			if len(lines) != c.lines {
+				t.Errorf("%d lines, want %d:\n%s", len(lines), c.lines, out.String())
+			}
+			if c.lines == 3 && words(lines[1]) != words(strings.Join(table.Rows[0], "")) {
+				t.Errorf("the row has become %q", lines[1])
+			}
+		})
 	}
 }
