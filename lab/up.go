@@ -33,7 +33,7 @@ type UpOptions struct {
 
 // Plan says what Up would do, and does nothing.
 func (l *Lab) Plan(ctx context.Context, t topology.Topology, o UpOptions) ([]plan.Step, error) {
-	if err := l.refuse(ctx, t, o); err != nil {
+	if err := l.Check(ctx, t, o); err != nil {
 		return nil, err
 	}
 	w, err := l.prepare(ctx, t, o)
@@ -47,7 +47,7 @@ func (l *Lab) Plan(ctx context.Context, t topology.Topology, o UpOptions) ([]pla
 // When it fails or the context ends it takes back what it did.
 func (l *Lab) Up(ctx context.Context, t topology.Topology, o UpOptions) ([]plan.Step, error) {
 	begin := time.Now()
-	if err := l.refuse(ctx, t, o); err != nil {
+	if err := l.Check(ctx, t, o); err != nil {
 		return nil, err // before the lock makes a folder
 	}
 	lock, err := l.options.Store.Lock(ctx, l.name)
@@ -105,8 +105,9 @@ func (w work) announced(service uint32) bool {
 	return w.old != nil && w.old.Phase == state.Up && w.had(service)
 }
 
-// refuse says what makes an up impossible before anything is looked at.
-func (l *Lab) refuse(ctx context.Context, t topology.Topology, o UpOptions) error {
+// Check says what makes an Up impossible before the lab is looked at, such as an
+// unknown provider or one that lacks something. Up begins with it.
+func (l *Lab) Check(ctx context.Context, t topology.Topology, o UpOptions) error {
 	if faults := topology.Validate(t); len(faults) > 0 {
 		return faults
 	}

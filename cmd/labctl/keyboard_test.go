@@ -80,6 +80,7 @@ func TestDemoRefusesWhatItCannotDoBeforeAnythingIsMade(t *testing.T) {
 		"an output that there is not":            {[]string{"demo", "-o", "yaml"}, "text, json"},
 		"a topology that is not there":           {[]string{"demo", "no-such-file.yaml"}, "no-such-file.yaml"},
 		"a topology without a page to walk past": {[]string{"demo", udpAlone(t)}, "needs a TCP service"},
+		"a provider that there is not":           {[]string{"demo", "--provider", "nowhere"}, "nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("LABCTL_STATE_DIR", t.TempDir())

@@ -40,16 +40,19 @@ type fakeLab struct {
 	incoming map[string]chan net.Conn
 	tables   map[string]oracle.Table // by who is in them
 	calls    []string
+	// running are the servers and their connections.
+	running sync.WaitGroup
 
 	// leaks has replies cross the balancer in DSR, loses is how many captures lose
-	// frames, silent has the agent answer nothing, upErr is what Up fails with.
+	// frames, silent has the agent answer nothing, upErr is what Up fails with,
+	// impossible why it cannot begin.
 	leaks  bool
 	loses  int
 	silent bool
 	// then happens at the end of Up.
-	upErr  error
-	then   func()
-	report probe.Report
+	upErr, impossible error
+	then              func()
+	report            probe.Report
 }
 
 // flow is a connection that was made.
@@ -75,15 +78,23 @@ func newFakeLab() *fakeLab {
 // serve has a handler take the connections of a name.
 func (f *fakeLab) serve(name string, h http.Handler) {
 	f.incoming[name] = make(chan net.Conn)
-	f.servers[name] = &http.Server{Handler: h}
-	go f.servers[name].Serve(queue{f.incoming[name], make(chan struct{}), new(sync.Once)})
+	s := &http.Server{Handler: h, ConnState: func(_ net.Conn, state http.ConnState) {
+		switch state { // a connection begins in Serve, and closes once its handler has ended
+		case http.StateNew:
+			f.running.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			f.running.Done()
+		}
+	}}
+	f.servers[name] = s
+	f.running.Go(func() { _ = s.Serve(queue{f.incoming[name], make(chan struct{}), new(sync.Once)}) })
 }
 
 func (f *fakeLab) close() {
 	for _, s := range f.servers {
 		s.Close()
 	}
-	time.Sleep(time.Second) // handlers come to their ends
+	f.running.Wait()
 }
 
 // queue is a listener of connections that are handed to it.
@@ -209,6 +220,10 @@ func (g fakeGuest) Run(_ context.Context, c guest.Command) error {
 }
 
 func (f *fakeLab) Name() string { return "fake" }
+
+func (f *fakeLab) Check(context.Context, topology.Topology, lab.UpOptions) error {
+	return f.impossible
+}
 
 func (f *fakeLab) Up(context.Context, topology.Topology, lab.UpOptions) ([]plan.Step, error) {
 	if f.then != nil {

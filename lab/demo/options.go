@@ -64,6 +64,7 @@ type Page interface {
 // Lab is what the walk needs of a lab.
 type Lab interface {
 	Name() string
+	Check(ctx context.Context, t topology.Topology, o lab.UpOptions) error
 	Up(ctx context.Context, t topology.Topology, o lab.UpOptions) ([]plan.Step, error)
 	Status(ctx context.Context) (lab.Status, error)
 	MACs(ctx context.Context) (map[string]string, error)

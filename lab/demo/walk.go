@@ -36,7 +36,8 @@ var ErrNoPage = errors.New("the walk-through asks for a page: the topology needs
 // and walks through it. It says whether it made the lab, which stays up, and
 // returns what was seen as far as it came. The error matches ErrCross when a
 // check did not hold; what a step cannot do is such a check, too. Only a lab that
-// does not come up and the end of the context end the walk early.
+// does not come up and the end of the context end the walk early. What cannot come
+// up at all is refused before the first step.
 func Run(ctx context.Context, l Lab, t topology.Topology, o Options) (r Record, made bool, err error) {
 	i := slices.IndexFunc(t.Services, func(s topology.Service) bool { return s.Protocol == topology.TCP })
 	if i < 0 {
@@ -45,6 +46,9 @@ func Run(ctx context.Context, l Lab, t topology.Topology, o Options) (r Record, 
 	t.Services = slices.Clone(t.Services)
 	for i := range t.Services {
 		t.Services[i].Mode = topology.SNAT
+	}
+	if err := l.Check(ctx, t, o.Up); err != nil {
+		return Record{}, false, err
 	}
 	if o.Observer == nil {
 		o.Observer = nobody{}

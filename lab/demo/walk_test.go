@@ -132,6 +132,17 @@ func TestCapturesThatLostFramesAreMadeAgain(t *testing.T) {
 	})
 }
 
+func TestWhatCannotComeUpIsRefusedBeforeTheFirstStep(t *testing.T) {
+	impossible := errors.New("unknown provider")
+	told := &strings.Builder{}
+	o := Options{Observer: NewNarration(told, Look{})}
+	walkThrough(t, func(f *fakeLab) { f.impossible = impossible }, o, func(_ *fakeLab, _ Record, err error) {
+		if !errors.Is(err, impossible) || told.Len() > 0 {
+			t.Errorf("%v, and told %q", err, told)
+		}
+	})
+}
+
 func TestALabThatDoesNotComeUpIsNoWalk(t *testing.T) {
 	broken := errors.New("no room")
 	walkThrough(t, func(f *fakeLab) { f.upErr = broken }, Options{}, func(_ *fakeLab, r Record, err error) {
