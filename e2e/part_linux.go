@@ -38,6 +38,8 @@ type part struct {
 	Suite   types.SuiteConfig
 	// Bin is the folder of the programs, Claims of the claims, State of the labs.
 	Bin, Claims, State string
+	// OwnArtifacts says that the run has made the folder for artifacts.
+	OwnArtifacts bool
 	// Tag makes lab names this process's own.
 	Tag string
 	// Parent is the run's pid.
@@ -141,15 +143,18 @@ func (r *session) hear(process int, in io.Reader) (running string, ended bool) {
 }
 
 // takeAway removes labs that a part left: it died, or down fails or forgets
-// something, as the report says then.
+// something, as the report says then. What down does not remove is removed all the same.
 func (p part) takeAway() error {
 	s := &suite{config: p.Config, bin: p.Bin, state: p.State, tag: p.Tag}
-	if len(s.labs()) > 0 {
+	var errDown error
+	if labs := s.labs(); len(labs) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), p.Config.commandLimit())
 		defer cancel()
-		_ = s.command(ctx, "down", "--all").Run() // what it does not remove is removed below
+		if out, err := s.command(ctx, "down", "--all").CombinedOutput(); err != nil {
+			errDown = fmt.Errorf("take down %s, which process %d left: %w: %s", strings.Join(labs, ", "), p.Process, err, tail(string(out), 2000))
+		}
 	}
-	return s.remove()
+	return errors.Join(errDown, s.remove())
 }
 
 // clear is for the run where that has died: it removes what is left of the
@@ -159,7 +164,7 @@ func (p part) clear() {
 		_ = os.Remove(p.State) // stays where a lab is left; the last part looks for others' folders
 		return
 	}
-	p.takeAway()
+	_ = p.takeAway() // there is nobody left to tell
 	dir := filepath.Dir(p.State)
 	_ = os.RemoveAll(p.State)
 	for n := 1; n <= p.Config.Procs; n++ {
@@ -168,7 +173,9 @@ func (p part) clear() {
 		}
 	}
 	_ = os.RemoveAll(dir)
-	_ = os.Remove(p.Config.Artifacts) // stays when something is in it
+	if p.OwnArtifacts {
+		_ = os.Remove(p.Config.Artifacts) // stays when something is in it
+	}
 }
 
 // stateOf is the folder of a part's labs.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,11 +38,15 @@ func Run(ctx context.Context, c Config, out io.Writer) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("make a folder for the suite: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	if c.Artifacts, err = artifactsFolder(c.Artifacts); err != nil {
+	var own bool
+	if c.Artifacts, own, err = artifactsFolder(c.Artifacts); err != nil {
 		return Outcome{}, err
 	}
-	defer func() { _ = os.Remove(c.Artifacts) }() // stays when something is in it
+	if own {
+		defer func() { _ = os.Remove(c.Artifacts) }() // stays when something is in it
+	}
 	r := newRun(c, dir, out)
+	r.ownArtifacts = own
 	if r.suite.DryRun {
 		return r.end(ctx)
 	}
@@ -58,18 +63,21 @@ func Run(ctx context.Context, c Config, out io.Writer) (Outcome, error) {
 	return r.end(ctx)
 }
 
-// artifactsFolder returns a folder that is there, as an absolute path.
-func artifactsFolder(dir string) (string, error) {
-	var err error
+// artifactsFolder returns a folder that is there, as an absolute path, and whether it
+// was not before: such a one is removed when nothing has come into it.
+func artifactsFolder(dir string) (path string, own bool, err error) {
 	if dir == "" {
-		dir, err = os.MkdirTemp("", "l4lab-artifacts-")
-	} else if dir, err = filepath.Abs(dir); err == nil {
-		err = os.MkdirAll(dir, 0o755)
+		path, err = os.MkdirTemp("", "l4lab-artifacts-")
+		own = true
+	} else if path, err = filepath.Abs(dir); err == nil {
+		_, statErr := os.Stat(path)
+		own = errors.Is(statErr, fs.ErrNotExist)
+		err = os.MkdirAll(path, 0o755)
 	}
 	if err != nil {
-		return "", fmt.Errorf("make the folder for artifacts: %w", err)
+		return "", false, fmt.Errorf("make the folder for artifacts: %w", err)
 	}
-	return dir, nil
+	return path, own, nil
 }
 
 // title is the suite's name in reports.
@@ -81,6 +89,8 @@ type session struct {
 	dir    string
 	out    io.Writer
 	suite  types.SuiteConfig
+	// ownArtifacts says that the run has made the folder for artifacts.
+	ownArtifacts bool
 	// ginkgoJSON is a file for Ginkgo's own report, "" for none.
 	ginkgoJSON string
 
@@ -132,7 +142,7 @@ func (r *session) runParts(ctx context.Context) {
 	for n := 1; n <= r.config.Procs; n++ {
 		p := part{
 			Process: n, Config: r.config, Suite: r.suite, Bin: r.bin(), Claims: r.claims(),
-			State: stateOf(r.dir, n), Tag: strings.ToLower(rand.Text()[:4]), Parent: os.Getpid(),
+			State: stateOf(r.dir, n), OwnArtifacts: r.ownArtifacts, Tag: strings.ToLower(rand.Text()[:4]), Parent: os.Getpid(),
 		}
 		wait.Go(func() {
 			if err := r.runPart(ctx, p); err != nil {
