@@ -87,16 +87,21 @@ type crowd struct {
 func (b *balanced) gather(to netip.AddrPort, patience time.Duration) *crowd {
 	GinkgoHelper()
 	c := &crowd{from: b.machine("client"), to: to, patience: patience, began: time.Now(), stop: make(chan struct{}), fell: map[*resident]error{}}
-	for range residents {
+	DeferCleanup(c.disperse)
+	for n := range residents {
 		conn, who, err := c.converse()
-		Expect(err).NotTo(HaveOccurred())
+		if err != nil {
+			for _, r := range c.stay { // nobody resides on them yet
+				r.close()
+			}
+		}
+		Expect(err).NotTo(HaveOccurred(), "the connection of resident %d to %s", n+1, to)
 		c.stay = append(c.stay, &resident{conversation: conn, peer: who.Client})
 	}
 	for _, r := range c.stay {
 		c.wait.Go(func() { c.reside(r) })
 	}
 	c.wait.Go(c.comeAndGo)
-	DeferCleanup(c.disperse)
 	return c
 }
 
