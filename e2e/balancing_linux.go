@@ -57,7 +57,7 @@ func (s *suite) balancing() {
 	Describe("what an operator relies on", Label("churn"), b.relied)
 	Describe("a SYN flood", Label("slow"), b.flooded)
 	// Last, since it takes up to 30 s from the first spec on.
-	It("lets a drained backend leave by itself once its connections have ended", b.drainedLeaves)
+	It("lets a drained backend leave by itself once its connections have ended", Label("dsr", "churn"), b.drainedLeaves)
 }
 
 func (b *balanced) start() {

@@ -20,7 +20,7 @@ const floodSize = 140_000
 // as fast as they go, each of another flow.
 func (b *balanced) flooded() {
 	for _, mode := range []string{"dsr", "snat"} {
-		It("pushes none of 50 idle connections out in "+mode, func() {
+		It("pushes none of 50 idle connections out in "+mode, Label(mode), func() {
 			b.needs(namespaces)
 			to, id := frontends[mode](), map[string]uint32{"dsr": directID, "snat": translatedID}[mode]
 			kept := b.keep(to, 50)

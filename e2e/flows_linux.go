@@ -25,7 +25,7 @@ import (
 func (b *balanced) flows() {
 	BeforeEach(func() { b.needs(namespaces) })
 
-	It("gives two flows of one client port, to one backend, a port each in SNAT", func() {
+	It("gives two flows of one client port, to one backend, a port each in SNAT", Label("snat"), func() {
 		b.serve("be1", 8090)
 		frontends := []netip.AddrPort{netip.AddrPortFrom(vip().Addr(), 8091), netip.AddrPortFrom(vip().Addr(), 8092)}
 		const port = 45001
@@ -42,7 +42,7 @@ func (b *balanced) flows() {
 		Expect(all(open)).To(BeEmpty())
 	})
 
-	It("gives a flow a port of the pool where the client's own lies outside of it", func() {
+	It("gives a flow a port of the pool where the client's own lies outside of it", Label("snat"), func() {
 		config := b.config()
 		Expect(config.NatMin).To(BeNumerically(">", 2000))
 		const port = 1999
@@ -53,7 +53,7 @@ func (b *balanced) flows() {
 	})
 
 	for _, mode := range []string{"dsr", "snat"} {
-		It("hands a client's reset to the backend and takes it for the connection's end in "+mode, func() {
+		It("hands a client's reset to the backend and takes it for the connection's end in "+mode, Label(mode), func() {
 			c, err := converseFrom(b.machine("client"), frontends[mode]())
 			Expect(err).NotTo(HaveOccurred())
 			from := peer(c)
@@ -67,7 +67,7 @@ func (b *balanced) flows() {
 			})), "a reset from %s", from)
 		})
 
-		It("takes the FINs that it sees for the connection's end in "+mode, func() {
+		It("takes the FINs that it sees for the connection's end in "+mode, Label(mode), func() {
 			c, err := converseFrom(b.machine("client"), frontends[mode]())
 			Expect(err).NotTo(HaveOccurred())
 			c.close()
@@ -75,7 +75,7 @@ func (b *balanced) flows() {
 		})
 	}
 
-	It("lets a connection of DSR go on whose flow it has forgotten", func() {
+	It("lets a connection of DSR go on whose flow it has forgotten", Label("dsr"), func() {
 		c, err := converseFrom(b.machine("client"), vip())
 		Expect(err).NotTo(HaveOccurred())
 		defer c.close()
@@ -88,7 +88,7 @@ func (b *balanced) flows() {
 		goesOn(c, "its flow was forgotten")
 	})
 
-	It("chooses anew for a flow whose lifetime is over", func() {
+	It("chooses anew for a flow whose lifetime is over", Label("dsr"), func() {
 		frontend := netip.AddrPortFrom(vip().Addr(), 9001)
 		for _, name := range []string{"be1", "be3"} {
 			b.answerUDP(name, frontend, name)
@@ -113,7 +113,7 @@ func (b *balanced) flows() {
 		Eventually(askUDP).WithArguments(conn).WithTimeout(2*time.Second).Should(Equal("be3"), "who answers a flow that is over")
 	})
 
-	It("tells a client of SNAT that its backend's port is closed", func() {
+	It("tells a client of SNAT that its backend's port is closed", Label("snat", "icmp"), func() {
 		frontend := netip.AddrPortFrom(vip().Addr(), 9002)
 		b.put(api.Service{ID: 25, Frontend: frontend, Protocol: "udp", Mode: "snat"}, b.backend("be1", frontend.Port()))
 		conn, err := b.dial("client", "udp", frontend, askLimit)
@@ -127,7 +127,7 @@ func (b *balanced) flows() {
 	})
 
 	for _, mode := range []string{"dsr", "snat"} {
-		It("tells a backend that the client's port is closed by now in "+mode, func() {
+		It("tells a backend that the client's port is closed by now in "+mode, Label(mode), func() {
 			frontend := netip.AddrPortFrom(vip().Addr(), 9003)
 			b.put(api.Service{ID: 26, Frontend: frontend, Protocol: "udp", Mode: mode}, b.backend("be3", frontend.Port()))
 			its := map[string]netip.AddrPort{"dsr": frontend, "snat": b.backend("be3", frontend.Port())}[mode]

@@ -20,7 +20,7 @@ import (
 // icmp is about the VIP as ping and traceroute see it.
 func (b *balanced) icmp() {
 	for _, mode := range []string{"dsr", "snat"} {
-		It("answers echo requests to the VIP while its service is in mode "+mode, func() {
+		It("answers echo requests to the VIP while its service is in mode "+mode, Label(mode), func() {
 			b.needs(namespaces)
 			b.setMode(mode)
 			before := b.deeds(bpf.LBIcmpDeedICMP_ECHO_ANSWERED)

@@ -39,7 +39,7 @@ func (b *balanced) largePackets() {
 		})
 	}
 
-	It("teaches the client's kernel the path MTU of DSR, and the upload arrives whole", func() {
+	It("teaches the client's kernel the path MTU of DSR, and the upload arrives whole", Label("dsr"), func() {
 		fullSize()
 		before := b.deeds(bpf.LBIcmpDeedICMP_TOO_BIG_SENT)
 		mtu := b.upload(vip(), size)
@@ -48,7 +48,7 @@ func (b *balanced) largePackets() {
 		Expect(b.deeds(bpf.LBIcmpDeedICMP_TOO_BIG_SENT)).To(BeNumerically(">", before))
 	})
 
-	It("takes the client's full size in SNAT", func() {
+	It("takes the client's full size in SNAT", Label("snat"), func() {
 		fullSize()
 		before := b.deeds(bpf.LBIcmpDeedICMP_TOO_BIG_SENT)
 		Expect(b.upload(translatedVIP(), size)).To(Equal(1500), "the path MTU of the client's socket")
@@ -56,7 +56,7 @@ func (b *balanced) largePackets() {
 	})
 
 	for _, mode := range []string{"dsr", "snat"} {
-		It("carries datagrams of 4000 bytes in fragments both ways in "+mode, func() {
+		It("carries datagrams of 4000 bytes in fragments both ways in "+mode, Label(mode), func() {
 			frontend := netip.AddrPortFrom(vip().Addr(), 9000)
 			its := []netip.AddrPort{b.backend("be1", 9000), b.backend("be3", 9000)}
 			for i, name := range []string{"be1", "be3"} {

@@ -32,7 +32,7 @@ func (b *balanced) options() {
 		return list
 	}
 
-	It("reach backends by MAC alone", func() {
+	It("reach backends by MAC alone", Label("dsr"), func() {
 		b.put(api.Service{ID: optionsID, Frontend: optionsVIP(), Mode: "dsr", Encap: "l2"}, its()...)
 		place := capture.Place{Machine: "be1", Port: true}
 		session, err := b.l.Capture(GinkgoT().Context(), place)
@@ -50,7 +50,7 @@ func (b *balanced) options() {
 		Expect(requests).To(BeNumerically(">", 0))
 	})
 
-	It("spread the outer source over a prefix, which the backend's decapsulation lets in", func() {
+	It("spread the outer source over a prefix, which the backend's decapsulation lets in", Label("dsr"), func() {
 		prefix := netip.MustParsePrefix("20.1.2.0/24")
 		b.decapFrom("be3", "20.1.0.0/16") // the spread sources, and the balancer itself
 		DeferCleanup(b.decapFrom, "be3", b.t.Nodes["lb"].Address.String())
@@ -77,12 +77,12 @@ func (b *balanced) options() {
 		Expect(len(sources)).To(BeNumerically(">", 10), "of %d flows", len(flows))
 	})
 
-	It("keep a client at one backend", func() {
+	It("keep a client at one backend", Label("dsr"), func() {
 		b.put(api.Service{ID: optionsID, Frontend: optionsVIP(), Mode: "dsr", Affinity: api.Duration(time.Minute)}, its()...)
 		Expect(b.reached("client", optionsVIP(), 30)).To(HaveLen(1))
 	})
 
-	It("let in the allowed sources alone", func() {
+	It("let in the allowed sources alone", Label("dsr"), func() {
 		backends := its()
 		client := netip.PrefixFrom(b.t.Client.Address, 32)
 		other := netip.MustParsePrefix("20.1.1.200/30")
@@ -100,7 +100,7 @@ func (b *balanced) options() {
 		Expect(b.reached("client", optionsVIP(), 30)).To(HaveLen(4))
 	})
 
-	It("take all ports that no other service has", func() {
+	It("take all ports that no other service has", Label("dsr"), func() {
 		its()
 		var all []netip.AddrPort
 		for _, name := range b.t.Backends() {
@@ -114,7 +114,7 @@ func (b *balanced) options() {
 		Expect(connections).To(HaveEach(HaveField("Dest", optionsVIP())))
 	})
 
-	It("serve a backend that is itself the client, through SNAT where DSR chose that backend", func() {
+	It("serve a backend that is itself the client, through SNAT where DSR chose that backend", Label("dsr", "snat"), func() {
 		frontend := netip.MustParseAddrPort("40.1.1.9:80")
 		b.ipIn("be1", "route", "add", frontend.Addr().String(), "via", b.t.Nodes["lb"].Address.String())
 		DeferCleanup(b.ipIn, "be1", "route", "delete", frontend.Addr().String())

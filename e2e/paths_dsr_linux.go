@@ -277,7 +277,7 @@ func (p *paths) directOf(of func() ipFamily) {
 		Expect(byTable).To(BeNumerically("<", 80), "packets of 120 that went where the table says")
 	})
 
-	It("clamps the MSS of a client's SYN, and touches nothing else of it", func() {
+	It("clamps the MSS of a client's SYN, and touches nothing else of it", Label("mtu"), func() {
 		f := of()
 		s := p.serving(f, "tcp", func(s *api.Service) { s.MSS = 1200 })
 		p.watch(func() {

@@ -66,7 +66,7 @@ func (p *paths) flowsOf(of func() ipFamily) {
 		"of a weight of 0": func(b *api.Backend) { b.Weight = &none },
 	}
 	for _, what := range []string{"draining", "in maintenance", "of a weight of 0"} {
-		It("leaves a backend "+what+" the flows that it has, and gives it no new one", func() {
+		It("leaves a backend "+what+" the flows that it has, and gives it no new one", Label("dsr", "churn"), func() {
 			f := of()
 			s := p.serving(f, "udp", nil)
 			be1 := f.backends["be1"]
@@ -97,7 +97,7 @@ func (p *paths) flowsOf(of func() ipFamily) {
 		})
 	}
 
-	It("gives a backend that fails its check no new flow, and leaves it those that it has", func() {
+	It("gives a backend that fails its check no new flow, and leaves it those that it has", Label("dsr", "churn"), func() {
 		f := of()
 		const checked = pathsPort + 9
 		s := p.serving(f, "udp", nil)
@@ -142,7 +142,7 @@ func (p *paths) flowsOf(of func() ipFamily) {
 		})
 	})
 
-	It("sends packets from the middle of connections that nobody knows where the table says", func() {
+	It("sends packets from the middle of connections that nobody knows where the table says", Label("dsr"), func() {
 		f := of()
 		s := p.serving(f, "tcp", nil)
 		first := p.from(20)
@@ -154,7 +154,7 @@ func (p *paths) flowsOf(of func() ipFamily) {
 	})
 
 	for _, end := range []struct{ name, flags string }{{"a FIN", "FA"}, {"a reset", "R"}} {
-		It("closes a flow by "+end.name+", and a SYN from the same port begins anew where the table says now", func() {
+		It("closes a flow by "+end.name+", and a SYN from the same port begins anew where the table says now", Label("dsr"), func() {
 			f := of()
 			only := p.serving(f, "tcp", nil, "be1")
 			be1 := f.backends["be1"]
@@ -188,7 +188,7 @@ func (p *paths) flowsOf(of func() ipFamily) {
 		})
 	}
 
-	It("keeps a flow in the mode in which it began", func() {
+	It("keeps a flow in the mode in which it began", Label("dsr", "snat"), func() {
 		f := of()
 		s := p.serving(f, "udp", nil)
 		direct := netip.AddrPortFrom(f.stranger, p.pool(1))

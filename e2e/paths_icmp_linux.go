@@ -20,7 +20,7 @@ import (
 func (p *paths) messages() {
 	p.families(p.messagesOf)
 
-	It("drops what is too big and may be fragmented, and counts it", func() {
+	It("drops what is too big and may be fragmented, and counts it", Label("dsr", "mtu"), func() {
 		f := p.four()
 		s := p.serving(f, "udp", nil)
 		from := netip.AddrPortFrom(f.stranger, p.from(1))
@@ -40,7 +40,7 @@ func fixHeader(frame []byte) {
 }
 
 func (p *paths) messagesOf(of func() ipFamily) {
-	It("answers echo requests to the VIP with the same, ends exchanged", func() {
+	It("answers echo requests to the VIP with the same, ends exchanged", Label("icmp"), func() {
 		f := of()
 		p.serving(f, "udp", nil)
 		before := p.deeds(bpf.LBIcmpDeedICMP_ECHO_ANSWERED)
@@ -60,7 +60,7 @@ func (p *paths) messagesOf(of func() ipFamily) {
 		Expect(p.deeds(bpf.LBIcmpDeedICMP_ECHO_ANSWERED)).To(Equal(before + 5))
 	})
 
-	It("brings errors about DSR's replies to the backend that sent them, unchanged inside", func() {
+	It("brings errors about DSR's replies to the backend that sent them, unchanged inside", Label("dsr", "icmp"), func() {
 		f := of()
 		s := p.serving(f, "udp", nil)
 		first := p.from(12)
@@ -109,7 +109,7 @@ func (p *paths) messagesOf(of func() ipFamily) {
 		}
 	})
 
-	It("brings errors about SNAT's packets to the client and to the backend, the quoted headers translated", func() {
+	It("brings errors about SNAT's packets to the client and to the backend, the quoted headers translated", Label("snat", "icmp"), func() {
 		f := of()
 		s := p.serving(f, "udp", func(s *api.Service) { s.Mode = "snat" })
 		// Nobody listens there: the backends' own stacks report it.
@@ -143,7 +143,7 @@ func (p *paths) messagesOf(of func() ipFamily) {
 		Expect(p.deeds(bpf.LBIcmpDeedICMP_ERROR_TO_BACKEND)).To(Equal(before + 4))
 	})
 
-	It("tells a client from the VIP which size fits, and takes that size", func() {
+	It("tells a client from the VIP which size fits, and takes that size", Label("dsr", "icmp", "mtu"), func() {
 		f := of()
 		s := p.serving(f, "udp", nil)
 		fits := p.t.Switch.MTU - f.outer

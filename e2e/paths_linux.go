@@ -103,7 +103,7 @@ func (s *suite) packetPaths() {
 	})
 	Describe("DSR", Label("dsr"), p.direct)
 	Describe("SNAT", Label("snat"), p.translated)
-	Describe("ICMP", Label("icmp", "mtu"), p.messages)
+	Describe("ICMP", p.messages)
 	Describe("flows", p.flows)
 	Describe("refusals", p.refusals)
 	Describe("neighbours", p.neighbours)

@@ -17,7 +17,7 @@ import (
 func (p *paths) neighbours() { p.families(p.neighboursOf) }
 
 func (p *paths) neighboursOf(of func() ipFamily) {
-	It("follows a backend's address to the machine that announces it", func() {
+	It("follows a backend's address to the machine that announces it", Label("dsr"), func() {
 		f := of()
 		moving := f.stranger.Next().Next().Next()
 		length := map[bool]string{true: "/64", false: "/24"}[f.own.Is6()]

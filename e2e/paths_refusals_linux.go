@@ -63,7 +63,7 @@ func changed(frame []byte, change func(ip []byte)) []byte {
 func (p *paths) refusals() {
 	p.families(p.refusalsOf)
 
-	DescribeTable("never forwards an IPv4 packet that lies, but counts it", func(reason string, change func(ip []byte)) {
+	DescribeTable("never forwards an IPv4 packet that lies, but counts it", Label("dsr"), func(reason string, change func(ip []byte)) {
 		f := p.four()
 		s := p.serving(f, "udp", nil)
 		t := s.Service
@@ -95,7 +95,7 @@ func (p *paths) refusals() {
 		Entry("by a later fragment that would end beyond 65535", "fragment", func(ip []byte) { ip[6], ip[7] = 0x1f, 0xff }),
 	)
 
-	DescribeTable("never forwards an IPv6 packet that lies or hides, but counts it", func(reason string, build func(f ipFamily, from netip.AddrPort) []byte) {
+	DescribeTable("never forwards an IPv6 packet that lies or hides, but counts it", Label("dsr"), func(reason string, build func(f ipFamily, from netip.AddrPort) []byte) {
 		f := p.six()
 		s := p.serving(f, "udp", nil)
 		p.refused(s, reason, build(f, netip.AddrPortFrom(f.stranger, p.from(1))))
@@ -121,7 +121,7 @@ func (p *paths) refusals() {
 		}),
 	)
 
-	It("never forwards a later fragment that has no hop left, though its first one had", func() {
+	It("never forwards a later fragment that has no hop left, though its first one had", Label("dsr"), func() {
 		f := p.four()
 		s := p.serving(f, "udp", nil)
 		whole := p.datagram(netip.AddrPortFrom(f.stranger, p.from(1)), s.Frontend, strings.Repeat("f", 64))
@@ -136,7 +136,7 @@ func (p *paths) refusals() {
 		Expect(p.allDrops()).To(Equal(before))
 	})
 
-	It("never touches ARP, VLAN-tagged frames, other addresses, ports, protocols, or what is encapsulated already", func() {
+	It("never touches ARP, VLAN-tagged frames, other addresses, ports, protocols, or what is encapsulated already", Label("dsr"), func() {
 		f := p.four()
 		s := p.serving(f, "udp", nil)
 		from := netip.AddrPortFrom(f.stranger, p.from(1))
@@ -184,7 +184,7 @@ func (p *paths) refusals() {
 }
 
 func (p *paths) refusalsOf(of func() ipFamily) {
-	It("never forwards a packet that has no hop left", func() {
+	It("never forwards a packet that has no hop left", Label("dsr"), func() {
 		f := of()
 		s := p.serving(f, "udp", nil)
 		at := map[bool]int{true: 7, false: 8}[f.own.Is6()]
@@ -192,7 +192,7 @@ func (p *paths) refusalsOf(of func() ipFamily) {
 		p.refused(s, "ttl_expired", changed(frame, func(ip []byte) { ip[at] = 1 }), changed(frame, func(ip []byte) { ip[at] = 0 }))
 	})
 
-	It("gives clients that are not let in nothing, not even a reset", func() {
+	It("gives clients that are not let in nothing, not even a reset", Label("dsr"), func() {
 		f := of()
 		sources := []netip.Prefix{netip.PrefixFrom(f.stranger.Prev(), f.own.BitLen())}
 		s := p.serving(f, "udp", func(s *api.Service) { s.Sources = sources })
@@ -203,7 +203,7 @@ func (p *paths) refusalsOf(of func() ipFamily) {
 		p.refused(s, "source_denied", frames...) // the marker is let in
 	})
 
-	It("never sends to a wrong MAC while a backend's own is not known", func() {
+	It("never sends to a wrong MAC while a backend's own is not known", Label("dsr"), func() {
 		f := of()
 		s := p.serving(f, "udp", nil)
 		nobody := s.Service
@@ -216,7 +216,7 @@ func (p *paths) refusalsOf(of func() ipFamily) {
 		p.refused(s, "no_neighbour", frames...)
 	})
 
-	It("drops a reset of no flow in SNAT, where no backend could know it", func() {
+	It("drops a reset of no flow in SNAT, where no backend could know it", Label("snat"), func() {
 		f := of()
 		s := p.serving(f, "udp", nil)
 		snat := s.Service

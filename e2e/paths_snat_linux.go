@@ -200,7 +200,7 @@ func (p *paths) translatedOf(of func() ipFamily) {
 		Expect(ports[b]).NotTo(Equal(ports[outside]))
 	})
 
-	It("clamps the MSS of both handshake segments", func() {
+	It("clamps the MSS of both handshake segments", Label("mtu"), func() {
 		f := of()
 		s := p.serving(f, "tcp", func(s *api.Service) { s.Mode, s.MSS = "snat", 1200 })
 		for _, name := range p.t.Backends() {

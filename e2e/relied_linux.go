@@ -26,7 +26,7 @@ import (
 func (b *balanced) relied() {
 	BeforeEach(func() { b.needs(namespaces) })
 
-	It("says in the VIP's name that a packet does not fit the tunnel", func() {
+	It("says in the VIP's name that a packet does not fit the tunnel", Label("dsr", "icmp", "mtu"), func() {
 		conn, err := b.dial("client", "udp", b.udpService(27, 9004, "dsr"), askLimit)
 		Expect(err).NotTo(HaveOccurred())
 		defer conn.Close()
@@ -51,7 +51,7 @@ func (b *balanced) relied() {
 		})), "fragmentation needed, from the VIP")
 	})
 
-	It("bounds the segment size of handshakes both ways", func() {
+	It("bounds the segment size of handshakes both ways", Label("snat", "mtu"), func() {
 		b.serve("be3", optionsVIP().Port())
 		b.put(api.Service{ID: optionsID, Frontend: optionsVIP(), Mode: "snat", MSS: 1000}, b.backend("be3", optionsVIP().Port()))
 		for machine, sender := range map[string]netip.Addr{"be3": b.t.Nodes["lb"].Address, "client": vip().Addr()} {
@@ -65,7 +65,7 @@ func (b *balanced) relied() {
 		}
 	})
 
-	It("keeps a client at its backend when others come", func() {
+	It("keeps a client at its backend when others come", Label("dsr"), func() {
 		service := api.Service{ID: optionsID, Frontend: optionsVIP(), Mode: "dsr", Affinity: api.Duration(time.Minute)}
 		for _, name := range b.t.Backends() {
 			b.serve(name, optionsVIP().Port())
@@ -99,7 +99,7 @@ func (b *balanced) relied() {
 		})), "the tagged frame behind XDP")
 	})
 
-	It("sends to the MAC address that the neighbour table has by now", func() {
+	It("sends to the MAC address that the neighbour table has by now", Label("dsr"), func() {
 		b.serve("be1", optionsVIP().Port())
 		b.put(api.Service{ID: optionsID, Frontend: optionsVIP(), Mode: "dsr"}, b.backend("be1", optionsVIP().Port()))
 		b.reached("client", optionsVIP(), 1)
@@ -130,7 +130,7 @@ func (b *balanced) relied() {
 		}).WithTimeout(3 * time.Second).Should(Succeed())
 	})
 
-	It("takes a backend that is well again back", func() {
+	It("takes a backend that is well again back", Label("dsr"), func() {
 		stop := b.serve("be1", optionsVIP().Port())
 		b.serve("be3", optionsVIP().Port())
 		b.put(api.Service{
@@ -146,7 +146,7 @@ func (b *balanced) relied() {
 		Expect(b.reached("client", optionsVIP(), 20)).To(HaveLen(2))
 	})
 
-	It("has a backend for every packet while backends come and go", func() {
+	It("has a backend for every packet while backends come and go", Label("snat"), func() {
 		service := api.Service{ID: 28, Frontend: netip.AddrPortFrom(vip().Addr(), 8093), Mode: "snat", TableSize: 251}
 		// None of the later ones has been a backend before: a port makes it another one.
 		put := func(port uint16) {
