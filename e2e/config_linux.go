@@ -63,12 +63,16 @@ func (c *Config) Flags(f *flag.FlagSet) {
 		return nil
 	})
 	f.Int64Var(&c.Seed, "seed", 0, "seed of random moments and walks (default: a new one, which is printed)")
-	f.IntVar(&c.Procs, "procs", runtime.NumCPU(), "how many processes run specs side by side")
+	f.IntVar(&c.Procs, "procs", defaultProcs(), "how many processes run specs side by side")
 	f.StringVar(&c.JUnit, "junit", "", "write a JUnit report to this `file`")
 	f.StringVar(&c.JSON, "json", "", "write a JSON report to this `file`")
 	f.StringVar(&c.Artifacts, "artifacts", "", "`folder` for what is known of each failed spec (default: a new one, which is printed)")
 	f.DurationVar(&c.Chaos, "chaos", time.Minute, "how long the seeded random walk goes on")
 }
+
+// defaultProcs is half as many again as there are processors: specs wait much of their
+// time, for lifetimes, health checks and machines that start.
+func defaultProcs() int { return runtime.NumCPU() + (runtime.NumCPU()+1)/2 }
 
 // Names of providers. The client of a lab on a Hyper-V host is the host itself.
 const (

@@ -155,7 +155,7 @@ func (s *suite) hypervFaults() {
 		}
 		return args
 	}
-	BeforeAll(func() { s.needs(root) })
+	BeforeEach(func() { s.needs(root) })
 
 	It("gets by what happens once", func() {
 		lab := s.name("hf")

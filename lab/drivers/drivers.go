@@ -53,7 +53,7 @@ func New(o Options) *Set {
 	// Simulated machines boot in a moment, or never.
 	limits := hyperv.Limits{
 		Running: 20 * time.Second, Heartbeat: 30 * time.Second, SSH: 30 * time.Second, Direct: 30 * time.Second,
-		Restart: 30 * time.Second, Revive: 20 * time.Second, Pause: 100 * time.Millisecond,
+		Restart: 30 * time.Second, Revive: 10 * time.Second, Pause: 100 * time.Millisecond,
 	}
 	if len(o.Faults) > 0 {
 		// Who has machines hang waits for nothing.
