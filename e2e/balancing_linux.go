@@ -130,13 +130,29 @@ func (b *balanced) deeds(kind bpf.LBIcmpDeed) (sum uint64) {
 	return sum
 }
 
-// ipIn runs iproute2's command in a node.
+// ipIn runs iproute2's command in a node's namespace or the switch's, past labctl, which
+// knows of no switch and does not reach into a node that is broken.
 func (b *balanced) ipIn(node string, args ...string) string {
 	GinkgoHelper()
 	b.needs(namespaces)
 	r := run(b.ip(append([]string{"-n", b.t.Name + "-" + node}, args...)...))
 	Expect(r.Code).To(BeZero(), "ip %s: %s", strings.Join(args, " "), r.Stderr)
 	return r.Stdout
+}
+
+// addIn adds something with iproute2 in a node, and takes it back when the spec ends.
+func (b *balanced) addIn(node, object, what string, args ...string) {
+	GinkgoHelper()
+	family := "-4"
+	if prefix, err := netip.ParsePrefix(what); err == nil && prefix.Addr().Is6() {
+		family = "-6"
+	}
+	change := func(verb string) {
+		GinkgoHelper()
+		b.exec(b.t.Name, node, append([]string{"ip", family, object, verb, what}, args...)...)
+	}
+	change("add")
+	DeferCleanup(change, "delete")
 }
 
 // echo answers datagrams with themselves, on one of a node's addresses, until the spec ends.

@@ -116,10 +116,8 @@ func (b *balanced) options() {
 
 	It("serve a backend that is itself the client, through SNAT where DSR chose that backend", Label("dsr", "snat"), func() {
 		frontend := netip.MustParseAddrPort("40.1.1.9:80")
-		b.ipIn("be1", "route", "add", frontend.Addr().String(), "via", b.t.Nodes["lb"].Address.String())
-		DeferCleanup(b.ipIn, "be1", "route", "delete", frontend.Addr().String())
-		b.ipIn("be3", "address", "add", frontend.Addr().String()+"/32", "dev", "lo")
-		DeferCleanup(b.ipIn, "be3", "address", "delete", frontend.Addr().String()+"/32", "dev", "lo")
+		b.addIn("be1", "route", frontend.Addr().String()+"/32", "via", b.t.Nodes["lb"].Address.String())
+		b.addIn("be3", "address", frontend.Addr().String()+"/32", "dev", "lo")
 		b.put(api.Service{ID: optionsID, Frontend: frontend, Mode: "dsr"}, b.backend("be1", 80), b.backend("be3", 80))
 		Expect(b.reached("be1", frontend, 30)).To(HaveLen(2))
 		from := map[string]netip.Addr{"be1": b.t.Nodes["lb"].Address, "be3": b.t.Nodes["be1"].Address}

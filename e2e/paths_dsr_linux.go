@@ -22,8 +22,7 @@ func (p *paths) direct() {
 	It("serves two VIPs, each with backends of its own", func() {
 		f := p.four()
 		second := netip.MustParseAddr("40.3.3.3")
-		p.ipIn("client", "route", "add", second.String(), "via", f.own.String())
-		DeferCleanup(p.ipIn, "client", "route", "delete", second.String())
+		p.addIn("client", "route", second.String()+"/32", "via", f.own.String())
 		first := p.from(20)
 		s := p.serving(f, "udp", nil, "be1", "be2")
 		other := s.Service

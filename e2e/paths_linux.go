@@ -1,14 +1,12 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +17,6 @@ import (
 	"l4lab/agent/api"
 	"l4lab/e2e/oracle"
 	"l4lab/lab/capture"
-	"l4lab/lab/guest"
 )
 
 // paths is one lab on whose packet paths the suite's own judge, e2e/oracle, has the
@@ -31,46 +28,11 @@ type paths struct {
 	ports uint16
 }
 
-// family is one version of IP on the lab: the addresses of everybody.
-type ipFamily struct {
-	name                             string
-	client, stranger, vip, own, gone netip.Addr
-	// spread has no machine of the lab in it.
-	spread   netip.Prefix
-	backends map[string]netip.Addr
-	// outer is what an outer header takes of the MTU.
-	outer int
-}
-
 const (
 	pathsID    = 40
 	pathsPort  = 9090
 	pathsTable = 251
 )
-
-// four and six are the two. The stranger is an address of the client's link that
-// nobody answers to; gone is a VIP that is none.
-func (p *paths) four() ipFamily {
-	f := ipFamily{
-		name: "IPv4", client: p.t.Client.Address, stranger: netip.MustParseAddr("20.1.1.200"), vip: vip().Addr(),
-		own: p.t.Nodes["lb"].Address, gone: netip.MustParseAddr("40.1.1.77"), spread: netip.MustParsePrefix("20.1.2.0/24"), backends: map[string]netip.Addr{}, outer: 20,
-	}
-	for _, name := range p.t.Backends() {
-		f.backends[name] = p.t.Nodes[name].Address
-	}
-	return f
-}
-
-func (p *paths) six() ipFamily {
-	f := ipFamily{
-		name: "IPv6", client: netip.MustParseAddr("fd00:20::100"), stranger: netip.MustParseAddr("fd00:20::200"), vip: netip.MustParseAddr("fd00:40::1"),
-		own: netip.MustParseAddr("fd00:20::1"), gone: netip.MustParseAddr("fd00:40::77"), spread: netip.MustParsePrefix("fd00:21::/120"), backends: map[string]netip.Addr{}, outer: 40,
-	}
-	for i, name := range p.t.Backends() {
-		f.backends[name] = netip.MustParseAddr(fmt.Sprintf("fd00:20::%d0", i+1))
-	}
-	return f
-}
 
 // families lists specs for both. They are functions, since the lab is not there
 // while specs are listed.
@@ -84,14 +46,6 @@ func (p *paths) families(specs func(of func() ipFamily)) {
 func (p *paths) from(n int) uint16 {
 	p.ports += uint16(n)
 	return 1024 + p.ports - uint16(n)
-}
-
-// runIn runs a command in a machine.
-func (p *paths) runIn(machine string, argv ...string) {
-	GinkgoHelper()
-	var said bytes.Buffer
-	err := p.machine(machine).Guest.Run(GinkgoT().Context(), guest.Command{Argv: argv, Stdout: &said, Stderr: &said})
-	Expect(err).NotTo(HaveOccurred(), "%s: %s", machine, &said)
 }
 
 // packetPaths is about every packet of each path, header by header.
@@ -113,38 +67,17 @@ func (p *paths) bringUp() {
 	p.t = demo(p.name("way"))
 	p.up(p.t)
 	p.l = p.open(p.t.Name)
-	six := p.six()
-	p.speak6("lb", six.own)
-	p.speak6("client", six.client)
-	p.ipIn("client", "-6", "route", "add", six.vip.String(), "via", six.own.String(), "dev", "eth0", "mtu", "1460") // as labctl does it for IPv4's VIPs
-	for _, name := range p.t.Backends() {
-		p.speak6(name, six.backends[name])
-		p.runIn(name, "sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
-		p.ipIn(name, "-6", "address", "add", six.vip.String()+"/128", "dev", "lo", "nodad")
-		p.runIn(name, "lbagent", "decap", "attach", "--interface", "eth0", "--hook", map[bool]string{true: "xdp", false: "tc"}[name <= "be2"],
-			"--address", p.t.Nodes[name].Address.String(), "--balancer", p.t.Nodes["lb"].Address.String(),
-			"--address", six.backends[name].String(), "--balancer", six.own.String(), "--pin-dir", p.decapPins(p.t.Name, name))
-	}
-	// An agent takes the addresses that the interface has when it starts.
-	kill(node(p.status(p.t.Name), "lb").PIDs["agent"], syscall.SIGTERM)
-	Expect(p.labctl("up", "--name", p.t.Name)).To(Succeeds())
+	p.speakIP6("mtu", "1460") // as labctl does it for IPv4's VIPs
 	var err error
 	p.agent, err = p.l.Agent()
 	Expect(err).NotTo(HaveOccurred())
 	status, err := p.agent.Status(GinkgoT().Context())
 	Expect(err).NotTo(HaveOccurred())
-	Expect(status.Interface.Address6).To(Equal(six.own))
+	Expect(status.Interface.Address6).To(Equal(p.six().own))
 	p.macs = map[string]net.HardwareAddr{}
 	for _, name := range append(p.t.Backends(), "client", "lb") {
 		p.macs[name] = p.hardware(name)
 	}
-}
-
-// speak6 gives a machine IPv6, on its eth0.
-func (p *paths) speak6(machine string, address netip.Addr) {
-	GinkgoHelper()
-	p.runIn(machine, "sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
-	p.ipIn(machine, "-6", "address", "add", address.String()+"/64", "dev", "eth0", "nodad")
 }
 
 // leg is the hop from the balancer to whoever has an address.

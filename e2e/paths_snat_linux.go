@@ -224,9 +224,7 @@ func (p *paths) translatedOf(of func() ipFamily) {
 	It("serves a backend that is itself the client", func() {
 		f := of()
 		frontend := netip.AddrPortFrom(f.gone.Next(), pathsPort)
-		flag := map[bool]string{true: "-6", false: "-4"}[f.own.Is6()]
-		p.ipIn("be1", flag, "route", "add", frontend.Addr().String(), "via", f.own.String(), "dev", "eth0")
-		DeferCleanup(p.ipIn, "be1", flag, "route", "delete", frontend.Addr().String())
+		p.addIn("be1", "route", netip.PrefixFrom(frontend.Addr(), f.own.BitLen()).String(), "via", f.own.String(), "dev", "eth0")
 		s := p.serving(f, "udp", func(s *api.Service) { s.Frontend = frontend }, "be1") // in DSR it could not take its own packet
 		p.answering(f, "be1")
 		seen := p.watch(func() { p.exchangeFrom("be1", netip.AddrPortFrom(f.backends["be1"], p.pool(1)), frontend, "myself") }, p.rewritten(s, kept))

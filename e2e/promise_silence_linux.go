@@ -9,12 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/cilium/ebpf"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -48,7 +45,7 @@ func (b *balanced) slowAndSilent() {
 
 	It("forgets a handshake that nobody ends after its lifetime, and keeps an idle connection beyond it", func() {
 		b.needs(namespaces)
-		b.configure(func(c *bpf.LBLbConfig) { c.TcpSynNs = uint64(handshake) })
+		b.withConfig(func(c *bpf.LBLbConfig) { c.TcpSynNs = uint64(handshake) })
 		// In SNAT a backend's repeated SYN-ACK passes the balancer, and the handshake is not over.
 		for _, name := range b.t.Backends() {
 			b.sysctl(name, "net/ipv4/tcp_synack_retries", "0")
@@ -133,30 +130,6 @@ func readSlowly(body io.Reader, seed uint64) error {
 		return fmt.Errorf("SHA-256 %s, want %s", got, want)
 	}
 	return err
-}
-
-// configure changes what the data path is told of its tables until the spec ends.
-func (b *balanced) configure(change func(*bpf.LBLbConfig)) {
-	GinkgoHelper()
-	write := func(change func(*bpf.LBLbConfig)) (before bpf.LBLbConfig, err error) {
-		pinned, err := ebpf.LoadPinnedMap(filepath.Join(b.state, b.t.Name, "bpf", "lb", "lb", "config"), nil)
-		if err != nil {
-			return before, err
-		}
-		defer pinned.Close()
-		if err := pinned.Lookup(uint32(0), &before); err != nil {
-			return before, err
-		}
-		now := before
-		change(&now)
-		return before, pinned.Put(uint32(0), now)
-	}
-	before, err := write(change)
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() {
-		_, err := write(func(c *bpf.LBLbConfig) { *c = before })
-		Expect(err).NotTo(HaveOccurred())
-	})
 }
 
 // handshake is how long one may take in the spec below: a minute otherwise.

@@ -1,20 +1,15 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
-	"syscall"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
 	"l4lab/agent/api"
 	"l4lab/agent/web/pattern"
-	"l4lab/lab/role"
 	"l4lab/topology"
 )
 
@@ -29,9 +24,9 @@ func (b *balanced) sideBySideVIPs() {
 	It("keeps two addresses apart that differ in mode and backends, under load and while either is switched", func() {
 		other := netip.AddrPortFrom(netip.MustParseAddr("40.1.1.2"), 80)
 		DeferCleanup(b.restart) // gives the first one all backends again, after all else went
-		b.ipExec("client", "route", other.Addr().String()+"/32", "via", b.t.Nodes["lb"].Address.String())
+		b.addIn("client", "route", other.Addr().String()+"/32", "via", b.t.Nodes["lb"].Address.String())
 		for _, name := range []string{"be3", "be4"} {
-			b.ipExec(name, "address", other.Addr().String()+"/32", "dev", "lo")
+			b.addIn(name, "address", other.Addr().String()+"/32", "dev", "lo")
 		}
 		b.setBackends(directID, map[string]uint16{"be1": 1, "be2": 1})
 		b.put(api.Service{ID: besideID, Frontend: other, Mode: "snat"}, b.backend("be3", 80), b.backend("be4", 80))
@@ -57,7 +52,14 @@ func (b *balanced) sideBySideVIPs() {
 	It("loses no connection to an IPv6 address while its mode is switched to and fro under load", func() {
 		b.needs(namespaces)
 		b.needs(processes)
-		to := b.speakIP6()
+		DeferCleanup(b.silenceIP6)
+		six := b.speakIP6()
+		to := netip.AddrPortFrom(six.vip, 80)
+		var its []netip.AddrPort
+		for _, name := range b.t.Backends() {
+			its = append(its, netip.AddrPortFrom(six.backends[name], to.Port()))
+		}
+		b.put(api.Service{ID: ip6ID, Frontend: to, Mode: string(topology.DSR)}, its...)
 		load := crowds{b.gather(to, askLimit), b.gather(vip(), askLimit)}
 		for _, mode := range []string{"snat", "dsr", "snat"} {
 			Expect(b.agent.SetMode(GinkgoT().Context(), api.ModeUpdate{ServiceID: ip6ID, Mode: mode})).To(Succeed())
@@ -65,7 +67,7 @@ func (b *balanced) sideBySideVIPs() {
 			c, err := converseFrom(b.machine("client"), to)
 			Expect(err).NotTo(HaveOccurred())
 			DeferCleanup(c.close)
-			Expect(peer(c).Addr()).To(Equal(map[string]netip.Addr{"dsr": ip6Of(b.t.Client.Address), "snat": ip6Of(b.t.Nodes["lb"].Address)}[mode]))
+			Expect(peer(c).Addr()).To(Equal(map[string]netip.Addr{"dsr": six.client, "snat": six.own}[mode]))
 			const size = 4 << 20
 			want, err := pattern.SHA256(size, 7)
 			Expect(err).NotTo(HaveOccurred())
@@ -96,77 +98,4 @@ func (c *crowd) backends() []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(answered))
-}
-
-// ipExec adds something with iproute2 on a machine, and takes it back when the spec ends.
-func (b *balanced) ipExec(machine, object string, args ...string) {
-	GinkgoHelper()
-	family := "-4"
-	if prefix, err := netip.ParsePrefix(args[0]); err == nil && prefix.Addr().Is6() {
-		family = "-6"
-	}
-	b.exec(b.t.Name, machine, append([]string{"ip", family, object, "add"}, args...)...)
-	DeferCleanup(func() {
-		b.exec(b.t.Name, machine, append([]string{"ip", family, object, "delete"}, args...)...)
-	})
-}
-
-// endAgent ends the agent, which leaves its programs and maps where they are.
-func (b *balanced) endAgent() {
-	GinkgoHelper()
-	status, err := b.agent.Status(context.Background())
-	Expect(err).NotTo(HaveOccurred())
-	kill(status.PID, syscall.SIGTERM)
-}
-
-// ip6Of is a machine's address of IPv6: fd00:: and the last byte of the other one.
-func ip6Of(a netip.Addr) netip.Addr {
-	six := netip.MustParseAddr("fd00::").As16()
-	six[15] = a.As4()[3]
-	return netip.AddrFrom16(six)
-}
-
-// speakIP6 gives the lab's machines addresses of IPv6, and a service to that family,
-// in DSR; all of it goes with the spec.
-func (b *balanced) speakIP6() netip.AddrPort {
-	GinkgoHelper()
-	to := netip.MustParseAddrPort("[fd00:40::1]:80")
-	lb := b.t.Nodes["lb"]
-	DeferCleanup(func() { // the agent has had an address that is gone by now
-		b.endAgent()
-		b.restart()
-		b.expectHealthy(b.t.Name)
-	})
-	// No machine of a lab speaks IPv6 unless somebody has it do so; its addresses go when it no longer may.
-	speak := func(machine string, commands ...string) {
-		GinkgoHelper()
-		const forbid = "for i in all default lo eth0; do echo %d > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done"
-		DeferCleanup(b.exec, b.t.Name, machine, "sh", "-c", fmt.Sprintf(forbid, 1))
-		address, _ := b.t.Address(machine)
-		commands = append([]string{fmt.Sprintf(forbid, 0), "ip -6 address add " + ip6Of(address).String() + "/64 dev eth0 nodad"}, commands...)
-		b.exec(b.t.Name, machine, "sh", "-ec", strings.Join(commands, "\n"))
-	}
-	speak("lb")
-	speak("client", "ip -6 route add "+to.Addr().String()+"/128 via "+ip6Of(lb.Address).String())
-	var its []netip.AddrPort
-	for _, name := range b.t.Backends() {
-		address, hook := b.t.Nodes[name].Address, role.HookOf(b.t.Nodes[name].OS)
-		attach := func(families ...func(netip.Addr) string) {
-			GinkgoHelper()
-			command := []string{"lbagent", "decap", "attach", "--interface", "eth0", "--hook", string(hook), "--pin-dir", b.decapPins(b.t.Name, name)}
-			for _, of := range families {
-				command = append(command, "--address", of(address), "--balancer", of(lb.Address))
-			}
-			b.exec(b.t.Name, name, command...)
-		}
-		speak(name, "ip -6 address add "+to.Addr().String()+"/128 dev lo nodad")
-		attach(netip.Addr.String, func(a netip.Addr) string { return ip6Of(a).String() })
-		DeferCleanup(func() { attach(netip.Addr.String) })
-		its = append(its, netip.AddrPortFrom(ip6Of(address), 80))
-	}
-	b.endAgent()
-	program, hash := b.agentProgram()
-	Expect(b.machine("lb").System.EnsureAgent(GinkgoT().Context(), role.Agent{Address: lb.Address, Program: program, Hash: hash})).To(Succeed())
-	b.put(api.Service{ID: ip6ID, Frontend: to, Mode: string(topology.DSR)}, its...)
-	return to
 }
