@@ -67,9 +67,9 @@ func (b *balanced) portReuse() {
 					begin := time.Now()
 					c := b.converseAt(from, service)
 					took = append(took, time.Since(begin))
-					Expect(b.flow(from)).To(SatisfyAll(HaveField("Mode", mode), HaveField("State", api.Active)))
+					Expect(b.flow(from, service)).To(SatisfyAll(HaveField("Mode", mode), HaveField("State", api.Active)))
 					if e.seen[mode] {
-						Expect(b.flow(from).RxPackets).To(BeNumerically("<=", 6), "packets of one that began anew")
+						Expect(b.flow(from, service).RxPackets).To(BeNumerically("<=", 6), "packets of one that began anew")
 					}
 					resetByClient(c)
 				}
@@ -97,7 +97,7 @@ func (b *balanced) portReuse() {
 		defer after.close()
 		Expect(after.backend).NotTo(Equal(before.backend))
 		Expect(peer(after).Addr()).To(Equal(b.t.Nodes["lb"].Address), "whom the backend sees in SNAT")
-		Expect(b.flow(from).Mode).To(Equal("snat"))
+		Expect(b.flow(from, service).Mode).To(Equal("snat"))
 	})
 }
 
@@ -128,13 +128,14 @@ func (b *balanced) converseAt(from, to netip.AddrPort) *conversation {
 	return c
 }
 
-// flow is the one that the balancer knows of a client's port.
-func (b *balanced) flow(from netip.AddrPort) api.Connection {
+// flow is the one that the balancer knows of a client's port to a frontend: the client's
+// kernel gives one port to connections to several.
+func (b *balanced) flow(from, to netip.AddrPort) api.Connection {
 	GinkgoHelper()
 	connections, err := b.agent.Connections(GinkgoT().Context(), 0)
 	Expect(err).NotTo(HaveOccurred())
-	connections = slices.DeleteFunc(connections, func(c api.Connection) bool { return c.Source != from })
-	Expect(connections).To(HaveLen(1), "what is known of %s", from)
+	connections = slices.DeleteFunc(connections, func(c api.Connection) bool { return c.Source != from || c.Dest != to })
+	Expect(connections).To(HaveLen(1), "what is known of %s to %s", from, to)
 	return connections[0]
 }
 

@@ -76,7 +76,7 @@ func (b *balanced) slowAndSilent() {
 			b.needs(namespaces)
 			conn, _ := b.download(frontends[mode](), slowBytes, 1)
 			from := conn.LocalAddr().(*net.TCPAddr).AddrPort()
-			flow := b.flow(from)
+			flow := b.flow(from, frontends[mode]())
 			backend, _ := b.t.MachineAt(flow.Backend.Addr())
 			peer := from.Port()
 			if mode == "snat" {
@@ -86,7 +86,7 @@ func (b *balanced) slowAndSilent() {
 			vanished(&conversation{conn: conn})
 			// What the backend still has to say is answered by a reset.
 			Eventually(func() int { return b.establishedWith(backend, peer) }).Should(BeZero())
-			Eventually(func() api.ConnectionState { return b.flow(from).State }).Should(Equal(api.Closing))
+			Eventually(func() api.ConnectionState { return b.flow(from, frontends[mode]()).State }).Should(Equal(api.Closing))
 		})
 	}
 }
