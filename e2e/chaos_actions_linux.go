@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -198,13 +199,31 @@ func (w *randomWalk) check(m chaos.Model) {
 	}
 }
 
-// endEverything leaves no connection: servers end. The balancer keeps its flows, and
-// with them the way of what backends still send of them; labctl test keeps off their ports.
+// endEverything leaves no connection. A kernel that still has one sends its end again, minutes
+// later where its backend was cut off for long, and the other side answers that in the middle of the
+// proof. So the client's come to their ends, and the backends lose their power. The balancer keeps
+// its flows; labctl test keeps off their ports.
 func (w *randomWalk) endEverything() {
 	GinkgoHelper()
+	Eventually(func() ([]string, error) { return unended(w.t.Name + "-" + w.t.Client.Name) }).
+		WithTimeout(time.Minute).WithPolling(50*time.Millisecond).Should(BeEmpty(), "connections that the client's kernel still has")
 	for _, b := range w.t.Backends() {
-		kill(w.daemon(b, "web").PID, syscall.SIGKILL)
+		w.killNode(b)
 	}
+}
+
+// unended are the TCP connections of a namespace that may still send something, both ends in
+// hexadecimal (proc_net_tcp(5)).
+func unended(namespace string) (list []string, err error) {
+	table, err := in(namespace, func() ([]byte, error) { return os.ReadFile("/proc/thread-self/net/tcp") })
+	for line := range strings.Lines(string(table)) {
+		const finWait2, timeWait, listen = "05", "06", "0A"
+		fields := strings.Fields(line)
+		if len(fields) > 3 && fields[0] != "sl" && !slices.Contains([]string{finWait2, timeWait, listen}, fields[3]) {
+			list = append(list, fmt.Sprintf("%s to %s, state %s", fields[1], fields[2], fields[3]))
+		}
+	}
+	return list, err
 }
 
 // remembered is what labctl knows of a daemon that it started.
