@@ -11,6 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// MACOf derives a machine's MAC from its address: locally administered, and
+// the same at every up, so that neighbour entries can be written beforehand.
+func MACOf(a netip.Addr) net.HardwareAddr {
+	b := a.As4()
+	return net.HardwareAddr{0x02, 0x4c, b[0], b[1], b[2], b[3]}
+}
+
 // HasLink says whether there is an interface of that name.
 func HasLink(h *netlink.Handle, name string) bool {
 	_, err := h.LinkByName(name)

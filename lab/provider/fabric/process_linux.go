@@ -13,6 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// NodeVariable is in the environment of what a lab runs for one of its nodes and
+// what is no program of the lab's own: the node's folder.
+const NodeVariable = "LABCTL_NODE"
+
 // End sends SIGTERM, and SIGKILL when patience is over, and waits for the end.
 func End(ctx context.Context, pidfd int, patience time.Duration) error {
 	if patience > 0 {

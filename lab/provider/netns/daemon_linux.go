@@ -130,7 +130,7 @@ func listenOn(ports []uint16) string {
 func (s system) ensureDaemon(ctx context.Context, want daemon) error {
 	d, err := readDaemon(s.dir, want.Name)
 	switch {
-	case err == nil && d.alive() && d.Spec == want.Spec && s.answers(ctx, d):
+	case err == nil && d.Alive() && d.Spec == want.Spec && s.answers(ctx, d):
 		return nil
 	case err == nil:
 		if err := d.stop(ctx, s.dir, stopPatience); err != nil {
@@ -170,7 +170,7 @@ func (s system) await(ctx context.Context, d daemon) error {
 		if err == nil {
 			return nil
 		}
-		if !d.alive() {
+		if !d.Alive() {
 			return fmt.Errorf("%s: %s ended at once; its last words:\n%s", s.machine, d.Name, d.lastWords(s.dir))
 		}
 		select {
@@ -203,7 +203,7 @@ func (s system) observeDaemon(ctx context.Context, name string) role.Present {
 		return role.Present{}
 	case err != nil:
 		return role.Present{Fault: err.Error()}
-	case !d.alive():
+	case !d.Alive():
 		return role.Present{PID: d.PID, Fault: "exited"}
 	case !s.answers(ctx, d):
 		return role.Present{Spec: d.Spec, PID: d.PID, Fault: "does not answer"}

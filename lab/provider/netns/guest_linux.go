@@ -22,9 +22,6 @@ import (
 	"l4lab/lab/provider/fabric"
 )
 
-// nodeVariable is set in the environment of all that Run runs: the node's folder.
-const nodeVariable = "LABCTL_NODE"
-
 // agentVariable names the socket of the node's agent to `lbagent` in the node, where there is one.
 const agentVariable = "LBAGENT_SOCKET"
 
@@ -73,7 +70,7 @@ func (g nsGuest) Run(ctx context.Context, c guest.Command) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = cancelPatience
 	// By this mark down finds what a command left running in the node.
-	cmd.Env = append(os.Environ(), nodeVariable+"="+g.dir)
+	cmd.Env = append(os.Environ(), fabric.NodeVariable+"="+g.dir)
 	if socket := socketIn(g.dir); isSocket(socket) {
 		cmd.Env = append(cmd.Env, agentVariable+"="+socket)
 	}

@@ -12,13 +12,6 @@ import (
 	"l4lab/lab/provider/fabric"
 )
 
-// macOf derives a machine's MAC from its address: locally administered, and
-// the same at every up, so that neighbour entries can be written beforehand.
-func macOf(a netip.Addr) net.HardwareAddr {
-	b := a.As4()
-	return net.HardwareAddr{0x02, 0x4c, b[0], b[1], b[2], b[3]}
-}
-
 // ensureInterface corrects the machine's end: MAC, MTU, address, and fixed
 // neighbours, which do not count against the kernel's limit of 1,024 entries
 // over all namespaces (gc_thresh3).
@@ -34,7 +27,7 @@ func ensureInterface(h *netlink.Handle, prefix netip.Prefix, mtu int, neighbours
 	if err != nil {
 		return fmt.Errorf("find %s: %w", fabric.InterfaceName, err)
 	}
-	if mac := macOf(prefix.Addr()); link.Attrs().HardwareAddr.String() != mac.String() {
+	if mac := fabric.MACOf(prefix.Addr()); link.Attrs().HardwareAddr.String() != mac.String() {
 		if err := h.LinkSetHardwareAddr(link, mac); err != nil {
 			return fmt.Errorf("set the MAC of %s to %s: %w", fabric.InterfaceName, mac, err)
 		}
@@ -61,7 +54,7 @@ func ensureNeighbours(h *netlink.Handle, link netlink.Link, want []netip.Addr) e
 		return err
 	}
 	for _, a := range want {
-		mac := macOf(a)
+		mac := fabric.MACOf(a)
 		if have[a] == mac.String() {
 			delete(have, a)
 			continue

@@ -93,6 +93,10 @@ func openOwn(lab provider.Lab, machine string) (fabric.Namespace, error) {
 	return fabric.OpenOwn(namespaceName(lab.Topology.Name, machine), mark)
 }
 
+// OpenSwitch opens the namespace with a lab's switch, for a provider that plugs other
+// machines than namespaces into it.
+func OpenSwitch(lab provider.Lab) (fabric.Namespace, error) { return openOwn(lab, switchName) }
+
 // ensureNamespace opens a machine's namespace or makes it.
 func ensureNamespace(ctx context.Context, lab provider.Lab, machine string, settings []fabric.Setting) (fabric.Namespace, error) {
 	mark, err := markOf(lab, machine)
@@ -220,7 +224,7 @@ func plug(sw, node fabric.Namespace, t topology.Topology, name string, address n
 		return err
 	}
 	defer hn.Close()
-	prt := fabric.Port{Name: name, MAC: macOf(address), MTU: t.Switch.MTU, Hairpins: t.Nodes[name].Role == topology.RoleLoadBalancer}
+	prt := fabric.Port{Name: name, MAC: fabric.MACOf(address), MTU: t.Switch.MTU, Hairpins: t.Nodes[name].Role == topology.RoleLoadBalancer}
 	// A cable has two ends. Of one whose other end is gone, or lies in a switch
 	// that was deleted and is still being dismantled, nothing is kept.
 	if !fabric.HasLink(hn, fabric.InterfaceName) || !fabric.HasLink(hs, name) {

@@ -333,29 +333,29 @@ func TestDaemonIsKnownByMoreThanItsPid(t *testing.T) {
 	d, pl := newLab(t, "tndaemon")
 	bringUp(t, d, pl)
 	started, g := sleeper(t, d, pl)
-	if again, err := readDaemon(g.dir, "web"); err != nil || !again.alive() {
+	if again, err := readDaemon(g.dir, "web"); err != nil || !again.Alive() {
 		t.Fatalf("read back: %+v, %v", again, err)
 	}
 	other := started
 	other.Start++
-	if other.alive() {
+	if other.Alive() {
 		t.Error("a process with another start time counts as the daemon")
 	}
 	if err := other.stop(t.Context(), g.dir, time.Second); err != nil {
 		t.Error(err)
 	}
-	if !started.alive() {
+	if !started.Alive() {
 		t.Fatal("a process that got the pid later was killed")
 	}
 	rebooted := started
 	rebooted.Boot = "another boot"
-	if rebooted.alive() {
+	if rebooted.Alive() {
 		t.Error("a process of another boot counts as the daemon")
 	}
 	if err := started.stop(t.Context(), g.dir, time.Second); err != nil {
 		t.Error(err)
 	}
-	if started.alive() {
+	if started.Alive() {
 		t.Error("still alive after stop")
 	}
 }
@@ -370,7 +370,7 @@ func TestDestroyEndsDaemonsThatNobodyRemembers(t *testing.T) {
 	if err := d.Destroy(t.Context(), pl); err != nil {
 		t.Fatal(err)
 	}
-	if started.alive() {
+	if started.Alive() {
 		t.Error("the daemon outlived its lab")
 	}
 	if _, err := os.Stat(filepath.Join(pinsOf(pl), "anything")); !errors.Is(err, fs.ErrNotExist) || isBPFFS(pinsOf(pl)) {

@@ -171,8 +171,8 @@ func observeAddress(h *netlink.Handle, link netlink.Link, t topology.Topology, m
 	if m.MTU != t.Switch.MTU {
 		m.Faults = append(m.Faults, fmt.Sprintf("mtu %d -> %d", m.MTU, t.Switch.MTU))
 	}
-	if m.MAC.String() != macOf(want).String() {
-		m.Faults = append(m.Faults, fmt.Sprintf("mac %s -> %s", m.MAC, macOf(want)))
+	if m.MAC.String() != fabric.MACOf(want).String() {
+		m.Faults = append(m.Faults, fmt.Sprintf("mac %s -> %s", m.MAC, fabric.MACOf(want)))
 	}
 	have, err := permanentNeighbours(h, link)
 	if err != nil {
@@ -183,7 +183,7 @@ func observeAddress(h *netlink.Handle, link netlink.Link, t topology.Topology, m
 		switch mac, ok := have[n]; {
 		case !ok:
 			added++
-		case mac != macOf(n).String():
+		case mac != fabric.MACOf(n).String():
 			changed++
 		}
 		delete(have, n)
@@ -208,7 +208,7 @@ func (v switchView) fault(t topology.Topology, machine string) string {
 		return "its port on the switch is down"
 	case link.Attrs().MTU != t.Switch.MTU:
 		return fmt.Sprintf("port mtu %d -> %d", link.Attrs().MTU, t.Switch.MTU)
-	case known && v.table[macOf(address).String()] != link.Attrs().Index:
+	case known && v.table[fabric.MACOf(address).String()] != link.Attrs().Index:
 		return "the switch does not send its MAC to its port"
 	case hairpins && !fabric.HasXDP(link):
 		return "its port on the switch has no XDP program"

@@ -10,12 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"l4lab/lab/provider/fabric"
 	"l4lab/lab/state"
@@ -30,14 +27,10 @@ type daemon struct {
 	Argv []string `json:"argv"`
 	// At is where it answers: "tcp 20.1.1.10:80", "udp 20.1.1.10:53", or "unix"
 	// and a path in the node's folder.
-	At  string `json:"at"`
-	PID int    `json:"pid"`
+	At string `json:"at"`
 	// Log is how long the log was when it was started.
 	Log int64 `json:"log"`
-	// Start is the process's start time in clock ticks since boot (field 22 of
-	// /proc/PID/stat); with Boot it makes a pid unique.
-	Start uint64 `json:"start"`
-	Boot  string `json:"boot"`
+	fabric.Process
 }
 
 func daemonFile(dir, name string) string { return filepath.Join(dir, name+".json") }
@@ -61,11 +54,7 @@ func startDaemon(ns fabric.Namespace, dir string, d daemon) (daemon, error) {
 	if err := ns.Do(cmd.Start); err != nil {
 		return daemon{}, fmt.Errorf("start %s: %w", strings.Join(d.Argv, " "), err)
 	}
-	d.PID = cmd.Process.Pid
-	if d.Boot, err = bootID(); err == nil {
-		d.Start, err = startTime(d.PID)
-	}
-	if err == nil {
+	if d.Process, err = fabric.Identify(cmd.Process.Pid); err == nil {
 		var data []byte
 		if data, err = json.Marshal(d); err == nil {
 			err = state.WriteFile(daemonFile(dir, d.Name), data, 0o600)
@@ -78,7 +67,7 @@ func startDaemon(ns fabric.Namespace, dir string, d daemon) (daemon, error) {
 	if err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
-		return daemon{}, fmt.Errorf("remember %s (pid %d): %w", d.Name, d.PID, err)
+		return daemon{}, fmt.Errorf("remember %s (pid %d): %w", d.Name, cmd.Process.Pid, err)
 	}
 	go cmd.Wait() // reap it, should it end before labctl does
 	return d, nil
@@ -97,30 +86,9 @@ func readDaemon(dir, name string) (daemon, error) {
 	return d, nil
 }
 
-// alive says whether the very process still runs; a zombie does not.
-func (d daemon) alive() bool {
-	boot, err := bootID()
-	if err != nil || boot != d.Boot {
-		return false
-	}
-	start, err := startTime(d.PID)
-	return err == nil && start == d.Start
-}
-
 // stop ends the daemon, first asking, and forgets it.
 func (d daemon) stop(ctx context.Context, dir string, patience time.Duration) error {
-	pidfd, err := unix.PidfdOpen(d.PID, 0)
-	if err == nil {
-		defer unix.Close(pidfd)
-		// The identity is checked after the pidfd is open: from here on it
-		// cannot come to mean another process.
-		if d.alive() {
-			err = fabric.End(ctx, pidfd, patience)
-		}
-	} else if errors.Is(err, unix.ESRCH) {
-		err = nil
-	}
-	if err != nil {
+	if err := d.End(ctx, patience); err != nil {
 		return fmt.Errorf("end %s (pid %d): %w", d.Name, d.PID, err)
 	}
 	if err := os.Remove(daemonFile(dir, d.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -145,7 +113,7 @@ func endAllUnder(ctx context.Context, dir string) error {
 
 // nodeOf returns the folder of the node that a process was started in by
 // labctl exec, "" for all others.
-func nodeOf(pid int) string { return fabric.Environment(pid, nodeVariable) }
+func nodeOf(pid int) string { return fabric.Environment(pid, fabric.NodeVariable) }
 
 // endStray kills a daemon that runs and is not written down: the labctl that
 // started it was killed before it could. It would hold the port of the next
@@ -163,29 +131,6 @@ func endStray(ctx context.Context, dir, name string, argv []string) error {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		return err == nil && strings.HasPrefix(string(line), strings.Join(argv[:2], "\x00")+"\x00")
 	})
-}
-
-func bootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(data)), err
-}
-
-// startTime returns field 22 of /proc/PID/stat. The second field, the name,
-// may hold blanks and brackets; the last bracket ends it.
-func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, ok := strings.Cut(string(data[max(strings.LastIndexByte(string(data), ')'), 0):]), ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return 0, fmt.Errorf("read /proc/%d/stat: %q is not of its form", pid, data)
-	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return 0, os.ErrProcessDone
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
 }
 
 // lastWords returns the end of what the daemon wrote since it was started.

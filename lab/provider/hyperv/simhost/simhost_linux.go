@@ -20,8 +20,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"l4lab/lab/guest/keys"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/fabric"
@@ -54,12 +52,12 @@ func (s *Hosts) Find(ctx context.Context, lab provider.Lab, make bool) (hyperv.T
 	dir := filepath.Join(lab.Dir, folder)
 	d, err := read(dir)
 	switch {
-	case err == nil && d.alive() && fabric.ProgramOf(d.PID) == s.o.Command[0]:
+	case err == nil && d.Alive() && fabric.ProgramOf(d.PID) == s.o.Command[0]:
 		return target(dir, d.Endpoint)
-	case err == nil && d.alive():
+	case err == nil && d.Alive():
 		// Another labctl's host knows another labctl's scripts. Its machines come
 		// back off, as after a restart of a real one.
-		if err := d.end(ctx); err != nil {
+		if err := d.End(ctx, stopPatience); err != nil {
 			return hyperv.Target{}, fmt.Errorf("end the simulated host of another labctl: %w", err)
 		}
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -80,7 +78,7 @@ func (s *Hosts) Release(ctx context.Context, lab provider.Lab) error {
 	dir := filepath.Join(lab.Dir, folder)
 	d, err := read(dir)
 	if err == nil {
-		err = d.end(ctx)
+		err = d.End(ctx, stopPatience)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("end the simulated host: %w", err)
@@ -163,10 +161,8 @@ func (s *Hosts) start(ctx context.Context, dir string) (daemon, error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // reaps it, should it end before labctl does
-	d := daemon{PID: cmd.Process.Pid}
-	if d.Boot, err = bootID(); err == nil {
-		d.Start, err = startTime(d.PID)
-	}
+	var d daemon
+	d.Process, err = fabric.Identify(cmd.Process.Pid)
 	if err == nil {
 		d.Endpoint, err = awaitEndpoint(ctx, endpoint.Name(), ended)
 	}
@@ -223,54 +219,6 @@ func lastWords(path string) string {
 		return err.Error()
 	}
 	return strings.TrimSpace(string(data[max(0, len(data)-limit):]))
-}
-
-// alive says whether the very process still runs; a zombie does not.
-func (d daemon) alive() bool {
-	boot, err := bootID()
-	if err != nil || boot != d.Boot {
-		return false
-	}
-	start, err := startTime(d.PID)
-	return err == nil && start == d.Start
-}
-
-// end ends the daemon, first asking: it removes its guests then.
-func (d daemon) end(ctx context.Context) error {
-	pidfd, err := unix.PidfdOpen(d.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(pidfd)
-	if !d.alive() {
-		return nil
-	}
-	return fabric.End(ctx, pidfd, stopPatience)
-}
-
-func bootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(data)), err
-}
-
-// startTime returns field 22 of /proc/PID/stat. The second field, the name,
-// may hold blanks and brackets; the last bracket ends it.
-func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(data[max(bytes.LastIndexByte(data, ')'), 0):]))
-	if len(fields) < 21 {
-		return 0, fmt.Errorf("read /proc/%d/stat: %q is not of its form", pid, data)
-	}
-	if fields[1] == "Z" || fields[1] == "X" {
-		return 0, os.ErrProcessDone
-	}
-	return strconv.ParseUint(fields[20], 10, 64)
 }
 
 // target says how the host is reached and what its machines are made from.
