@@ -47,3 +47,7 @@ func FlagOf(system topology.OS) string {
 	}
 	return "--agent"
 }
+
+// FirstBootName is the program that makes of an image the machine that its seed
+// speaks of (cmd/l4lab-firstboot): images that labctl builds have it inside.
+const FirstBootName = "l4lab-firstboot"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,4 +29,27 @@ func programRequirements(programs lab.Programs) []provider.Requirement {
 		requirements = append(requirements, r)
 	}
 	return requirements
+}
+
+// beside returns the path of a program in labctl's own folder.
+func beside(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find %s beside labctl: %w", name, err)
+	}
+	return filepath.Join(filepath.Dir(self), name), nil
+}
+
+// firstBoot returns the path of the program that images get: what the
+// environment names, else what lies beside labctl.
+func firstBoot() (string, error) {
+	path, err := beside(lab.FirstBootName)
+	path = cmp.Or(os.Getenv("LABCTL_FIRSTBOOT"), path)
+	if path == "" {
+		return "", fmt.Errorf("%w; name it with LABCTL_FIRSTBOOT", err)
+	}
+	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+		return "", fmt.Errorf("%s, which images get, is not at %s: build it with `make build`, or name it with LABCTL_FIRSTBOOT", lab.FirstBootName, path)
+	}
+	return path, nil
 }

@@ -2,6 +2,7 @@ package seed
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 
@@ -160,5 +161,30 @@ func parse(f *iso9660.File, target any) error {
 	if f.Name() == userDataFile && !bytes.HasPrefix(content, []byte(cloudConfig)) {
 		return fmt.Errorf("its first line is not %q", cloudConfig)
 	}
-	return yaml.NewDecoder(bytes.NewReader(content), yaml.Strict()).Decode(target)
+	if err := yaml.NewDecoder(bytes.NewReader(content), yaml.Strict()).Decode(target); err != nil {
+		// The library's own text quotes the lines about the fault, and they may be a key's.
+		return errors.New(yaml.FormatError(err, false, false))
+	}
+	return nil
+}
+
+// The primary volume descriptor's identifier and where the volume's label is
+// in it (ECMA-119 8.1, 8.4).
+const (
+	descriptorID = "\x01CD001"
+	labelAt      = 40
+	labelLength  = 32
+)
+
+// VolumeLabel returns the label of an ISO 9660 volume, from one sector of it.
+// A device that holds no such volume is an error.
+func VolumeLabel(r io.ReaderAt) (string, error) {
+	descriptor := make([]byte, 2048)
+	if _, err := r.ReadAt(descriptor, descriptorAt); err != nil {
+		return "", fmt.Errorf("read the volume's label: %w", err)
+	}
+	if !bytes.HasPrefix(descriptor, []byte(descriptorID)) {
+		return "", errors.New("read the volume's label: this is no ISO 9660 volume")
+	}
+	return string(bytes.TrimRight(descriptor[labelAt:labelAt+labelLength], " \x00")), nil
 }

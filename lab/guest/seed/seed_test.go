@@ -145,3 +145,25 @@ func TestReadRefusesWhatIsNoSeed(t *testing.T) {
 		}
 	}
 }
+
+func TestAVolumesLabelIsReadFromOneSector(t *testing.T) {
+	disc := write(t, example(t))
+	if label, err := seed.VolumeLabel(bytes.NewReader(disc[:17*2048])); err != nil || label != seed.Label {
+		t.Errorf("the label is %q (%v)", label, err)
+	}
+	for name, image := range map[string][]byte{"nothing": nil, "zeros": make([]byte, 40*1024), "a disc cut off": disc[:16*2048+100]} {
+		if label, err := seed.VolumeLabel(bytes.NewReader(image)); err == nil {
+			t.Errorf("%s has the label %q", name, label)
+		}
+	}
+}
+
+func TestAFaultInADiscIsNotQuoted(t *testing.T) {
+	s := example(t)
+	secret := strings.Split(string(s.HostKey.Private()), "\n")[1]
+	disc := bytes.Replace(write(t, s), []byte("ssh_keys:"), []byte("ssh_keyz:"), 1)
+	_, err := seed.Read(bytes.NewReader(disc))
+	if err == nil || !strings.Contains(err.Error(), "ssh_keyz") || strings.Contains(err.Error(), secret) {
+		t.Errorf("got %v, want the fault's place and nothing of the key", err)
+	}
+}

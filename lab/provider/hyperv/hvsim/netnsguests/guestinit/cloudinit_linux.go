@@ -8,11 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"l4lab/lab/guest/seed/apply"
 )
 
 // instanceFile remembers for which instance id the once-only work was done.
@@ -55,15 +54,15 @@ func (m *machine) applySeed(ctx context.Context) (after func()) {
 			m.log.Error("seed: a file cannot be read", "file", name, "error", err)
 		}
 	}
-	m.complain("seed: network", configureNetwork(network), writeFile(networkFile, files["network-config"], 0o600))
+	m.complain("seed: network", configureNetwork(network), m.remember(networkFile, files["network-config"], 0o600))
 	m.runCommands(ctx, "bootcmd", user.EarlyCommands)
 	previous, _ := os.ReadFile(instanceFile)
 	if meta.InstanceID != "" && strings.TrimSpace(string(previous)) == meta.InstanceID {
-		m.complain("seed: hostname", setHostname("")) // once-only work was done in an earlier boot
+		m.complain("seed: hostname", keepHostname(apply.Here(m.log))) // once-only work was done in an earlier boot
 		return after
 	}
 	m.applyOnce(user, meta)
-	m.complain("seed: remember the instance", writeFile(instanceFile, []byte(meta.InstanceID+"\n"), 0o644))
+	m.complain("seed: remember the instance", m.remember(instanceFile, []byte(meta.InstanceID+"\n"), 0o644))
 	return func() { m.runCommands(ctx, "runcmd", user.Commands) }
 }
 
@@ -83,7 +82,7 @@ func (m *machine) withoutDisc() {
 		err = configureNetwork(network)
 	}
 	m.complain("the network of an earlier boot", err)
-	m.complain("hostname", setHostname(""))
+	m.complain("hostname", keepHostname(apply.Here(m.log)))
 }
 
 // complain logs errors.
@@ -108,29 +107,34 @@ func (m *machine) runCommands(ctx context.Context, what string, entries []any) {
 // applyOnce does the work of an instance's first boot, in cloud-init's order:
 // files, hostname, users, keys.
 func (m *machine) applyOnce(user userData, meta metaData) {
+	target := apply.Here(m.log)
 	for _, f := range user.Files {
-		m.complain("seed: write_files", writeSeedFile(f))
+		m.complain("seed: write_files", writeSeedFile(target, f))
 	}
 	name := user.Hostname
 	if name == "" {
 		name, _, _ = strings.Cut(meta.LocalHostname, ".")
 	}
-	if !user.PreserveHostname {
-		m.complain("seed: hostname", setHostname(name))
+	if !user.PreserveHostname && name != "" {
+		m.complain("seed: hostname", target.SetHostname(name))
+	} else {
+		m.complain("seed: hostname", keepHostname(target))
 	}
 	users, unknown := user.users()
 	m.complain("seed: users", unknown...)
-	for i, u := range users {
-		m.complain("seed: users", addUser(u, 1000+i))
+	err := target.AddUsers(users)
+	if errors.Is(err, apply.ErrNoSudo) {
+		err = fmt.Errorf("%w: install sudo where the simulated host runs", err)
 	}
+	m.complain("seed: users", err)
 	if len(user.AuthorizedKeys) > 0 {
-		target := "root"
+		owner := "root"
 		if len(users) > 0 {
-			target = users[0].Name
+			owner = users[0].Name
 		}
-		m.complain("seed: ssh_authorized_keys", authorize(target, user.AuthorizedKeys))
+		m.complain("seed: ssh_authorized_keys", target.Authorize(owner, user.AuthorizedKeys))
 	}
-	m.complain("seed: ssh_keys", m.installHostKeys(user)...)
+	m.complain("seed: ssh_keys", m.installHostKeys(target, user))
 	if len(user.Packages) > 0 || user.PackageUpdate {
 		m.log.Error("seed: packages cannot be installed in a simulated machine", "packages", fmt.Sprint(user.Packages))
 	}
@@ -139,7 +143,12 @@ func (m *machine) applyOnce(user userData, meta metaData) {
 	}
 }
 
-func writeSeedFile(f seedFile) error {
+// remember keeps what the next boot needs.
+func (m *machine) remember(path string, data []byte, mode os.FileMode) error {
+	return apply.Here(m.log).WriteFile(apply.File{Path: path, Data: data, Mode: mode})
+}
+
+func writeSeedFile(target apply.Machine, f seedFile) error {
 	mode := uint64(0o644)
 	if f.Permissions != "" {
 		var err error
@@ -161,57 +170,24 @@ func writeSeedFile(f seedFile) error {
 		}
 		data = append(before, data...)
 	}
-	return writeFile(f.Path, data, os.FileMode(mode))
+	return target.WriteFile(apply.File{Path: f.Path, Data: data, Mode: os.FileMode(mode)})
 }
 
-func writeFile(path string, data []byte, mode os.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+// keepHostname names the machine by what an earlier boot wrote.
+func keepHostname(target apply.Machine) error {
+	text, err := os.ReadFile("/etc/hostname")
+	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, data, mode); err != nil {
-		return err
-	}
-	return os.Chmod(path, mode) // one that was there keeps its mode otherwise
-}
-
-// setHostname names the machine, "" by what /etc/hostname has from before.
-func setHostname(name string) error {
-	if name == "" {
-		text, err := os.ReadFile("/etc/hostname")
-		if err != nil {
-			return err
-		}
-		name = strings.TrimSpace(string(text))
-	} else if err := writeFile("/etc/hostname", []byte(name+"\n"), 0o644); err != nil {
-		return err
-	}
-	if err := unix.Sethostname([]byte(name)); err != nil {
-		return fmt.Errorf("set the hostname %q: %w", name, err)
-	}
-	return writeFile("/etc/hosts", []byte("127.0.0.1 localhost\n127.0.1.1 "+name+"\n"), 0o644)
+	return target.SetHostname(strings.TrimSpace(string(text)))
 }
 
 // installHostKeys writes the SSH server's keys; without any in the seed the
 // machine makes its own.
-func (m *machine) installHostKeys(user userData) []error {
-	var errs []error
-	for name, text := range user.HostKeys {
-		kind, part, ok := strings.Cut(name, "_")
-		path := "/etc/ssh/ssh_host_" + kind + "_key"
-		switch {
-		case !ok || part != "private" && part != "public" && part != "certificate":
-			errs = append(errs, fmt.Errorf("%q is no key's name", name))
-		case part == "private":
-			errs = append(errs, writeFile(path, []byte(strings.TrimRight(text, "\n")+"\n"), 0o600))
-		case part == "public":
-			errs = append(errs, writeFile(path+".pub", []byte(strings.TrimRight(text, "\n")+"\n"), 0o644))
-		default:
-			errs = append(errs, writeFile(path+"-cert.pub", []byte(text), 0o644))
-		}
+func (m *machine) installHostKeys(target apply.Machine, user userData) error {
+	if len(user.HostKeys) > 0 {
+		return target.InstallHostKeys(user.HostKeys)
 	}
-	if len(user.HostKeys) == 0 {
-		_, err := m.children.run(exec.Command("/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key"))
-		errs = append(errs, err)
-	}
-	return errs
+	_, err := m.children.run(exec.Command("/usr/bin/ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key"))
+	return err
 }

@@ -9,7 +9,7 @@
 // init: it applies the seed, starts services, answers requests at Socket and
 // tells its parent through file descriptor 3 how far it has come.
 //
-// It stands in for cloud-init (seed, cloudinit, users, network) and for systemd
+// It stands in for cloud-init (seed, cloudinit, users, network; package seed/apply) and for systemd
 // (unit, manager, service, systemctl) as far as a lab needs them; what it does
 // not know is an error that says so, never silence.
 package guestinit

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"l4lab/lab/guest/seed/apply"
 )
 
 // machine is what a machine's init has and does.
@@ -101,7 +103,7 @@ func (m *machine) sleep(d time.Duration) bool {
 func (m *machine) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := makeSystemFiles(); err != nil {
+	if err := makeSystemFiles(apply.Here(m.log)); err != nil {
 		m.log.Error("the image's own files", "error", err)
 	}
 	after := m.applySeed(ctx)

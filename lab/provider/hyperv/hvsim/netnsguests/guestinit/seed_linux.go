@@ -11,6 +11,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/kdomanski/iso9660"
+
+	"l4lab/lab/guest/seed/apply"
 )
 
 // userData is what the stand-in for cloud-init knows of a #cloud-config, with
@@ -153,11 +155,11 @@ func decode(text []byte, into any) (unknown, err error) {
 
 // users returns the users of a #cloud-config. The word "default" is the image's
 // own user, which a simulated image does not have.
-func (u userData) users() (users []seedUser, unknown []error) {
+func (u userData) users() (users []apply.User, unknown []error) {
 	for _, entry := range u.Users {
 		if name, ok := entry.(string); ok {
 			if name != "default" {
-				users = append(users, seedUser{Name: name})
+				users = append(users, apply.User{Name: name})
 			}
 			continue
 		}
@@ -173,9 +175,23 @@ func (u userData) users() (users []seedUser, unknown []error) {
 			unknown = append(unknown, fmt.Errorf("users: %w", err))
 			continue
 		}
-		users = append(users, user)
+		users = append(users, user.user())
 	}
 	return users, unknown
+}
+
+func (u seedUser) user() apply.User {
+	user := apply.User{Name: u.Name, Comment: u.Gecos, Shell: u.Shell, AuthorizedKeys: u.AuthorizedKeys}
+	user.LockPassword = u.LockPassword == nil || *u.LockPassword
+	switch v := u.Sudo.(type) {
+	case string:
+		user.Sudo = []string{v}
+	case []any:
+		for _, rule := range v {
+			user.Sudo = append(user.Sudo, fmt.Sprint(rule))
+		}
+	}
+	return user
 }
 
 // commandOf returns the argv of a bootcmd's or runcmd's entry: a list as it
