@@ -67,6 +67,9 @@ func fillDefaults(t *Topology, has func(path string) bool) {
 	if h := t.Providers.HyperV; h != nil {
 		h.fill(func(path string) bool { return has(hypervPath + "." + path) })
 	}
+	if q := t.Providers.QEMU; q != nil {
+		q.fill(func(path string) bool { return has(qemuPath + "." + path) })
+	}
 	for i := range t.Services {
 		service, path := &t.Services[i], fmt.Sprintf("services[%d]", i)
 		if !has(path + ".protocol") {

@@ -10,6 +10,7 @@ import (
 // block of the provider that is used counts; no block holds a secret.
 type Providers struct {
 	HyperV *HyperV `yaml:"hyperv" json:"hyperv,omitempty"`
+	QEMU   *QEMU   `yaml:"qemu" json:"qemu,omitempty"`
 }
 
 // HyperV says where the Hyper-V host is, what its machines are made from and

@@ -62,6 +62,8 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return enum(PageLBAgent, PageNative)
 	case reflect.TypeFor[Loopback]():
 		return enum(LoopbackBuiltin, LoopbackKMTest)
+	case reflect.TypeFor[Accel]():
+		return enum(AccelAuto, AccelKVM, AccelTCG)
 	}
 	return nil
 }
@@ -133,6 +135,7 @@ func rules() map[string]rule {
 		"Topology.Providers": {false, "What the provider of the lab's machines must be told besides.", nil},
 	}
 	maps.Copy(rules, hypervRules())
+	maps.Copy(rules, qemuRules())
 	return rules
 }
 
@@ -142,6 +145,7 @@ func mappings() []reflect.Type {
 		reflect.TypeFor[Topology](), reflect.TypeFor[Switch](), reflect.TypeFor[Client](), reflect.TypeFor[Node](), reflect.TypeFor[Service](),
 		reflect.TypeFor[Providers](), reflect.TypeFor[HyperV](), reflect.TypeFor[HyperVHost](), reflect.TypeFor[Credential](),
 		reflect.TypeFor[HyperVImages](), reflect.TypeFor[HyperVImage](), reflect.TypeFor[EBPF](),
+		reflect.TypeFor[QEMU](), reflect.TypeFor[QEMUImages](),
 	}
 }
 

@@ -53,6 +53,7 @@ func validate(t Topology, names []string) Faults {
 	v.machines()
 	v.services()
 	v.hyperv()
+	v.qemu()
 	return v.faults
 }
 

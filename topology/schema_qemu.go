@@ -1,0 +1,19 @@
+package topology
+
+import "github.com/invopop/jsonschema"
+
+// qemuRules are the rules of the types of a qemu block.
+func qemuRules() map[string]rule {
+	image := func(s *jsonschema.Schema) { s.Pattern = imagePattern }
+	return map[string]rule{
+		"Providers.QEMU": {false, "What virtual machines are made from (--provider qemu).", nil},
+
+		"QEMU.Images":   {false, "An image for each operating system that a node runs.", nil},
+		"QEMU.MemoryMB": {false, "Memory of each machine; default 240.", func(s *jsonschema.Schema) { between(s, minQEMUMemoryMB, maxMemoryMB); s.Default = DefaultQEMUMemoryMB }},
+		"QEMU.CPUs":     {false, "Processors of each machine; default 1.", func(s *jsonschema.Schema) { between(s, 1, maxCPUs); s.Default = DefaultQEMUCPUs }},
+		"QEMU.Accel":    {false, "How guests' instructions are run; default auto: kvm where it works, else tcg, which emulates.", func(s *jsonschema.Schema) { s.Default = string(AccelAuto) }},
+
+		"QEMUImages.Linux":   {false, "The image of Linux nodes; default debian, which `labctl image build debian` makes.", func(s *jsonschema.Schema) { image(s); s.Default = DefaultQEMUImage }},
+		"QEMUImages.Windows": {false, "The image of Windows nodes: Windows Server, generalised with sysprep; without it Linux machines stand in for them.", image},
+	}
+}
