@@ -10,7 +10,9 @@
 #             and sudo, which simulated Linux guests use; python3-winrm, a WinRM
 #             client that is not ours, tries the simulated host; node and npm
 #             run the grammar that the PowerShell scripts are checked with
-#             and the browser, which the demo's report takes its pictures with
+#             and the browser, which the demo's report takes its pictures with;
+#             qemu-system-x86 and qemu-utils, which virtual machines run on
+#   qemu      QEMU, and what builds the image that its machines start from
 #   browser   chromium-headless-shell, Debian's smallest Chromium
 #   generate  clang-19 and llvm-19, which compile the eBPF programs
 #
@@ -47,6 +49,15 @@ for group in "$@"; do
 		want npm npm
 		want sudo sudo
 		want chromium-headless-shell chromium-headless-shell
+		want qemu-system-x86 qemu-system-x86_64
+		want qemu-utils qemu-img
+		;;
+	qemu)
+		want qemu-system-x86 qemu-system-x86_64
+		want qemu-utils qemu-img
+		want mmdebstrap mmdebstrap
+		want busybox-static /usr/share/doc/busybox-static
+		want e2fsprogs mke2fs
 		;;
 	browser)
 		want chromium-headless-shell chromium-headless-shell
@@ -56,7 +67,7 @@ for group in "$@"; do
 		want llvm-19 llvm-strip-19
 		;;
 	*)
-		echo "install-deps: unknown group $group; there is build, test, browser, generate" >&2
+		echo "install-deps: unknown group $group; there is build, test, qemu, browser, generate" >&2
 		exit 2
 		;;
 	esac
