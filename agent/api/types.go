@@ -282,11 +282,21 @@ type DecapStatus struct {
 	Interface string `json:"interface"`
 	// Hook is "xdp" (the Windows program) or "tc" (the Linux one).
 	Hook string `json:"hook"`
+	// Clsact says that the TC program sits in a clsact filter, as on kernels before
+	// 6.6, which have no TCX.
+	Clsact bool `json:"clsact,omitempty"`
 	// Tunnels are what is stripped, at most one a family.
 	Tunnels []Tunnel `json:"tunnels"`
-	// Decapsulated counts packets stripped and handed on, Bytes their inner IP lengths.
+	// Decapsulated counts packets stripped and handed on, Bytes their inner IP lengths,
+	// as the balancer sent them: what receive offload merged before TC counts as its
+	// segments. Where the segments' headers cannot be read (neither TCP nor UDP, more
+	// than four IPv6 extension headers), Bytes has a merged packet's own length.
 	Decapsulated uint64 `json:"decapsulated"`
 	Bytes        uint64 `json:"bytes"`
-	Passed       uint64 `json:"passed"`
-	Malformed    uint64 `json:"malformed"`
+	// Passed counts all else, left as it was, and Malformed what the balancer sent and
+	// was dropped, since it held no whole IP packet or the kernel could not strip it.
+	// Merged packets count as what the kernel says they were merged of, as one if it
+	// does not say.
+	Passed    uint64 `json:"passed"`
+	Malformed uint64 `json:"malformed"`
 }

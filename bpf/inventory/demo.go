@@ -33,6 +33,7 @@ var notes = map[string]string{
 	"xdp_adjust_tail":      "Windows has none. Linux cuts the packet that an ICMP error quotes; on Windows what is behind it stays as padding of the frame (`frame_trim` of `platform/windows.h`).",
 	"xdp_adjust_head":      "IP-in-IP. Of the profile `xdp` the helper always fails, which the balancer counts as drops: SNAT and DSR by layer 2 are what works there. For the same reason there is no decapsulation.",
 	"skb_adjust_room":      "What `xdp_adjust_head` is to XDP; Windows has no TC.",
+	"skb_load_bytes":       "The headers inside a packet that was merged of several, wherever the driver or the stack left them; only TC sees such packets.",
 	"skb_pull_data":        "Headers that a driver left outside of the linear part; only TC sees such packets.",
 	"percpu_hash":          "Counters have numbers as keys, of a service, backend or reason, so that arrays do.",
 	"perf_event_array":     "A ring buffer does it better: one for all processors, in order, and no record is lost to one full processor while others have room.",

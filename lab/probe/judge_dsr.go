@@ -207,7 +207,9 @@ func (j *judge) decapsulation() {
 	j.end(f, "%s", abridged(seen))
 }
 
-// insideBackend counts what a backend's own interface received for the VIP.
+// insideBackend counts what a backend's own interface received for the VIP. Its
+// stack may have merged it before the capture: that there is some can be judged,
+// how much cannot.
 func (j *judge) insideBackend(name string) (inner, outer int, sample []evidence.Packet) {
 	for _, p := range j.packets[capture.Place{Machine: name}] {
 		if p.Frame.Outgoing || !p.IsIPv4() || p.Dest() != j.Service.Frontend() {
@@ -238,6 +240,9 @@ func (j *judge) toBackend(name string) (t api.Traffic) {
 	return t
 }
 
+// decapCounters compares the programs' counters with the backends' ports, where each
+// packet is as the balancer sent it. The programs count what the guest merged as what
+// came, so its own capture, which shows merged packets, is no measure of them.
 func (j *judge) decapCounters() {
 	backends := j.captured(true)
 	f := j.begin(decapCounted, "packets and inner bytes of each backend, nothing malformed", j.places(backends, true)...)

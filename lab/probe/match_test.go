@@ -14,16 +14,16 @@ import (
 	"l4lab/topology"
 )
 
-// join does what receive offload does at the balancer's port: it makes one
-// frame of two that follow each other, and leaves its checksum open.
-func join(s *sim, e *Evidence, client netip.AddrPort) (joined int) {
+// join does what receive offload does at a place: it makes one frame of two
+// that follow each other, and leaves its checksum open.
+func join(s *sim, e *Evidence, at capture.Place, client netip.AddrPort) (joined int) {
 	for i, r := range e.Recordings {
-		if r.Place != lbPort {
+		if r.Place != at {
 			continue
 		}
 		var frames []capture.Frame
 		var held *evidence.Packet
-		for _, p := range evidence.Decode(lbPort, r.Frames) {
+		for _, p := range evidence.Decode(at, r.Frames) {
 			payload := !p.Frame.Outgoing && p.Encapsulated() && p.Source() == client && len(p.Transport.Payload) == 1000
 			switch {
 			case !payload:
@@ -56,7 +56,7 @@ func join(s *sim, e *Evidence, client netip.AddrPort) (joined int) {
 func TestSegmentsThatReceiveOffloadJoinedAreNoLoss(t *testing.T) {
 	s := newSim(t, topology.DSR, topology.TCP)
 	e := s.goodRun()
-	if n := join(s, &e, e.Transfers[1].Client); n != 2 {
+	if n := join(s, &e, lbPort, e.Transfers[1].Client); n != 2 {
 		t.Fatalf("%d frames were joined, want 2", n)
 	}
 	for _, c := range judged(t, e) {
@@ -72,10 +72,29 @@ func TestSegmentsThatReceiveOffloadJoinedAreNoLoss(t *testing.T) {
 	}
 }
 
+// A Linux backend's own capture shows what its stack has merged already, and its
+// counters are those of the port all the same.
+func TestABackendThatMergesWhatItReceivesIsNoFault(t *testing.T) {
+	s := newSim(t, topology.DSR, topology.TCP)
+	x := Transfer{Client: netip.MustParseAddrPort("20.1.1.100:50000"), Upload: true, Bytes: 5000, ReceivedBytes: 5000, SentSum: "aa", ReceivedSum: "aa"}
+	for s.e.Topology.Nodes[s.backendOf(x.Client)].OS != topology.Linux {
+		x.Client = netip.AddrPortFrom(x.Client.Addr(), x.Client.Port()+1)
+	}
+	s.conversation(s.script(x.Client, true, 5000))
+	s.e.Transfers = append(s.e.Transfers, x)
+	e := s.goodRun()
+	if n := join(s, &e, capture.Place{Machine: s.backendOf(x.Client)}, x.Client); n != 2 {
+		t.Fatalf("%d frames were joined, want 2", n)
+	}
+	if red := failing(judged(t, e)); len(red) != 0 {
+		t.Errorf("failing: %s", strings.Join(red, ", "))
+	}
+}
+
 func TestSegmentsJoinedWrongAreALoss(t *testing.T) {
 	s := newSim(t, topology.DSR, topology.TCP)
 	e := s.goodRun()
-	join(s, &e, e.Transfers[1].Client)
+	join(s, &e, lbPort, e.Transfers[1].Client)
 	first(&e, lbPort, func(p evidence.Packet) bool { return !p.Frame.Outgoing && len(p.Transport.Payload) == 2000 }, flip(innerData+1500))
 	if red := failing(judged(t, e)); !slices.Contains(red, leavesOnce) {
 		t.Errorf("red checks: %q", red)
