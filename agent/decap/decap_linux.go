@@ -155,7 +155,9 @@ func Status(ctx context.Context, dir string) (api.DecapStatus, error) {
 	if err != nil {
 		return api.DecapStatus{}, err
 	}
-	return status(attached, pins.iface(), hook, tunnels, counted), nil
+	st := status(attached, pins.iface(), hook, tunnels, counted)
+	st.Clsact = hook == TC && pins.has(tcProgramPin)
+	return st, nil
 }
 
 func interfaceByName(name string) (netlink.Link, error) {

@@ -76,6 +76,8 @@ type Facts struct {
 	Agent  Present      `json:"agent,omitzero"`
 	Decap  Present      `json:"decap,omitzero"`
 	Page   Present      `json:"page,omitzero"`
+	// Kernel is the release of the node's kernel, where that is one of its own.
+	Kernel string `json:"kernel,omitempty"`
 }
 
 // Present is what was found of one subject.
@@ -86,6 +88,8 @@ type Present struct {
 	PID int `json:"pid,omitempty"`
 	// Fault says why a subject that was made does not work now: "exited".
 	Fault string `json:"fault,omitempty"`
+	// Note is what else is to be known of one that works: "by a clsact filter".
+	Note string `json:"note,omitempty"`
 }
 
 // Route is a host route.

@@ -44,6 +44,12 @@ func (s *System) EnsureAgent(ctx context.Context, a role.Agent) error {
 	own, _ := have.withAddress(s.Address)
 	return s.ensureDaemon(ctx, unit{
 		name: agentUnit, description: "l4lab: the load balancer's agent", needs: "/sys/fs/bpf",
+		// SNAT takes its ports from 32768 on: the balancer's own connections keep off them.
+		// Who logs in finds the agent with a plain `lbagent status`.
+		prepare: [][]string{
+			{"/bin/sh", "-c", "echo 1024 32767 >/proc/sys/net/ipv4/ip_local_port_range"},
+			{"/bin/ln", "-sfn", Socket, usualSocket},
+		},
 		start: [][]string{{
 			Program, "serve", "--device", device, "--address", a.Address.String(),
 			"--socket", Socket, "--pin-dir", lbPins, "--state", Folder + "/services.json",

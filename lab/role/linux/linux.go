@@ -36,6 +36,8 @@ const (
 	Folder  = "/var/lib/l4lab"
 	// Socket is the agent's; the guest's Dial finds it as "agent.sock" too.
 	Socket = Folder + "/agent.sock"
+	// usualSocket is where lbagent's commands look for an agent when nobody says.
+	usualSocket = "/run/lbagent.sock"
 	// Pins is the lab's folder on the bpffs that systemd mounts.
 	Pins    = "/sys/fs/bpf/l4lab"
 	unitDir = "/etc/systemd/system"

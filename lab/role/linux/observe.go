@@ -14,6 +14,8 @@ import (
 // after a line "== l4lab PART". $1 is the folder of units, $2 the program, $3
 // the pins of the decapsulation program.
 const observeScript = `part() { printf '\n== l4lab %s\n' "$1"; }
+part kernel
+uname -r
 part links
 ip -json address show || exit 1
 part routes
@@ -54,7 +56,7 @@ func (s *System) Observe(ctx context.Context) (role.Facts, error) {
 	if err != nil {
 		return role.Facts{}, err
 	}
-	f := role.Facts{VIPs: have.vips()}
+	f := role.Facts{VIPs: have.vips(), Kernel: strings.TrimSpace(p["kernel"])}
 	if f.Routes, err = parseRoutes(s, p["routes"]); err != nil {
 		return role.Facts{}, err
 	}
@@ -112,6 +114,8 @@ func observeDecap(p map[string]string) role.Present {
 		return role.Present{Fault: "detached"}
 	case parseShow(p["state "+decapUnit]).enabled != "enabled":
 		return role.Present{Spec: r.Spec, Fault: "is not started at boot"}
+	case status.Clsact:
+		return role.Present{Spec: r.Spec, Note: "by a clsact filter, since its kernel has no TCX"}
 	default:
 		return role.Present{Spec: r.Spec}
 	}

@@ -11,8 +11,8 @@ type unit struct {
 	// oneshot: it does its work and is done; else it is a daemon that is started
 	// again whenever it ends.
 	oneshot bool
-	// start is what it runs, each as argv.
-	start [][]string
+	// start is what it runs, each as argv; prepare what is run before.
+	start, prepare [][]string
 	// needs are paths whose mounts must be there.
 	needs string
 	record
@@ -48,6 +48,9 @@ func (u unit) text() string {
 	if u.needs != "" {
 		// A bpffs is empty at each boot, and lbagent makes no parents of its pins.
 		fmt.Fprintf(&b, "ExecStartPre=/bin/mkdir -p -m 0700 %s\n", Pins)
+	}
+	for _, argv := range u.prepare {
+		fmt.Fprintf(&b, "ExecStartPre=%s\n", execLine(argv))
 	}
 	for _, argv := range u.start {
 		fmt.Fprintf(&b, "ExecStart=%s\n", execLine(argv))
