@@ -14,8 +14,8 @@ BUILDVCS := $(shell git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || echo 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25
 
-build: ## build bin/labctl and bin/lbagent, both static, and the same for Windows (.exe); needs Go alone
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
+build: ## build bin/labctl, bin/lbagent and bin/l4lab-firstboot, all static, and the first two for Windows (.exe); needs Go alone
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent ./cmd/l4lab-firstboot
 	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
 
 # Go links a program's resource_windows_amd64.syso into its Windows build. The
@@ -27,7 +27,8 @@ build-windows: ## build bin/labctl.exe and bin/lbagent.exe with their version re
 	GOOS= GOARCH= $(GO) run ./scripts/versioninfo -name lbagent -description "A layer-4 load balancer with eBPF" -version "$(VERSION)" cmd/lbagent
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" $(BUILDVCS) -o bin/ ./cmd/labctl ./cmd/lbagent
 
-demo: build ## bring the five-machine lab up, walk through SNAT and DSR, take it down; PROVIDER=hyperv-sim on a simulated Hyper-V host
+demo: build ## bring the five-machine lab up, walk through SNAT and DSR, take it down; PROVIDER=qemu on virtual machines, hyperv-sim on a simulated Hyper-V host
+	$(if $(filter qemu,$(PROVIDER)),scripts/install-deps.sh qemu)
 	bin/labctl demo $(if $(PROVIDER),--provider $(PROVIDER))
 
 test: ## run the unit, data-path and end-to-end tests, installing what they need

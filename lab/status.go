@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +57,9 @@ type NodeStatus struct {
 	Healthy  bool       `json:"healthy"`
 	// Health says what was found: "page answers; xdp decapsulation attached".
 	Health string `json:"health"`
+	// Machine is what the node runs on, where that is a machine of its own: "kvm,
+	// Linux 6.1.0-50-cloud-amd64".
+	Machine string `json:"machine,omitempty"`
 	// PIDs are the node's daemons.
 	PIDs map[string]int `json:"pids,omitempty"`
 }
@@ -135,6 +139,10 @@ func nodeStatus(ctx context.Context, r running, actual provider.Actual, name str
 		n.State, n.Health = NodeFaulty, m.Faults[0]
 		return n
 	}
+	n.Machine = m.About
+	if m.Facts.Kernel != "" {
+		n.Machine = strings.TrimPrefix(m.About+", Linux "+m.Facts.Kernel, ", ")
+	}
 	for daemon, p := range map[string]role.Present{"agent": m.Facts.Agent, "web": m.Facts.Page} {
 		if p.PID != 0 && p.Spec != "" {
 			if n.PIDs == nil {
@@ -207,7 +215,11 @@ func backendHealth(ctx context.Context, r running, name string, f role.Facts) (b
 	case who != name:
 		return false, fmt.Sprintf("page says that it is %q", who)
 	}
-	return true, fmt.Sprintf("page answers; %s decapsulation attached", hook)
+	attached := "attached"
+	if f.Decap.Note != "" {
+		attached += " " + f.Decap.Note
+	}
+	return true, fmt.Sprintf("page answers; %s decapsulation %s", hook, attached)
 }
 
 // whoami asks a page, from inside a machine, which backend it is.

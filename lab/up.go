@@ -55,6 +55,9 @@ func (l *Lab) Up(ctx context.Context, t topology.Topology, o UpOptions) ([]plan.
 		return nil, err
 	}
 	defer lock.Release()
+	if err := l.resume(ctx, t, o); err != nil {
+		return nil, err
+	}
 	w, err := l.prepare(ctx, t, o)
 	if err != nil {
 		l.forget(w)
@@ -65,6 +68,11 @@ func (l *Lab) Up(ctx context.Context, t topology.Topology, o UpOptions) ([]plan.
 		return w.steps, err
 	}
 	l.options.Listen(Event{Time: time.Now(), Lab: l.name, Phase: "up", Seconds: time.Since(begin).Seconds()})
+	if k, ok := w.driver.Provider.(provider.SetUpKeeper); ok {
+		if err := k.KeepSetUp(ctx, w.want); err != nil {
+			l.warn(fmt.Sprintf("the lab is up, and its state could not be kept for the next one like it: %v", err))
+		}
+	}
 	return w.steps, nil
 }
 

@@ -47,8 +47,8 @@ signs are for terminals alone; NO_COLOR leaves the colours out.`,
 	flags.BoolVar(&f.fast, "fast", false, "no pauses between the steps")
 	flags.StringVar(&f.report, "report", "", "write a report of what was seen into this folder")
 	outputFlag(flags, &f.output)
-	flags.StringVar(&f.up.Provider, "provider", "", "where nodes live: netns (default), hyperv or hyperv-sim")
-	a.hypervFlags(flags)
+	flags.StringVar(&f.up.Provider, "provider", "", "where nodes live: netns (default), qemu, hyperv or hyperv-sim")
+	a.machineFlags(flags)
 	return cmd
 }
 

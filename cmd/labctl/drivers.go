@@ -20,14 +20,21 @@ func (a *app) drivers(programs lab.Programs) []provider.Driver {
 	if err != nil {
 		self = os.Args[0]
 	}
-	set := drivers.New(drivers.Options{Labctl: self, Programs: programs, Ask: a.ask, Say: a.say, Fresh: a.fresh, Faults: a.faults})
+	first, err := firstBoot()
+	if err != nil {
+		first = "" // it is asked for when an image is built
+	}
+	set := drivers.New(drivers.Options{
+		Labctl: self, Programs: programs, FirstBoot: first, Ask: a.ask, Say: a.say, Fresh: a.fresh, BootLimit: a.bootLimit, Faults: a.faults,
+	})
 	a.closers = append(a.closers, set.Close)
 	return set.Drivers
 }
 
-// hypervFlags are what bringing machines up on a Hyper-V host takes.
-func (a *app) hypervFlags(f *pflag.FlagSet) {
-	f.BoolVar(&a.fresh, "fresh", false, "make machines on a Hyper-V host anew instead of mending them")
+// machineFlags are what bringing virtual machines up takes.
+func (a *app) machineFlags(f *pflag.FlagSet) {
+	f.BoolVar(&a.fresh, "fresh", false, "make virtual machines anew instead of mending them")
+	f.DurationVar(&a.bootLimit, "boot-limit", 0, "how long a virtual machine of provider qemu may take to boot (default 8m)")
 	f.StringArrayVar(&a.faults, "sim-fault", nil, "what goes wrong on the simulated host that hyperv-sim starts (see labctl hvsim --help)")
 }
 

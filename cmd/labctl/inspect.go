@@ -25,6 +25,7 @@ import (
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv"
 	"l4lab/lab/provider/netns"
+	"l4lab/lab/provider/qemu"
 	"l4lab/topology"
 )
 
@@ -63,13 +64,22 @@ func printStatus(out io.Writer, st lab.Status) error {
 	}
 	fmt.Fprintf(out, "lab %s (%s): %s\n\n", st.Name, provider, st.Phase)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tROLE\tOS\tADDRESS\tSTATE\tHEALTH")
+	machines := slices.ContainsFunc(st.Nodes, func(n lab.NodeStatus) bool { return n.Machine != "" })
+	columns := "NODE\tROLE\tOS\tADDRESS\tSTATE\t"
+	if machines {
+		columns += "MACHINE\t"
+	}
+	fmt.Fprintln(w, columns+"HEALTH")
 	for _, n := range st.Nodes {
 		os := string(n.OS)
 		if n.Emulated {
 			os += " (emulated)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\n", n.Name, n.Role, os, n.Address, n.State, mark(n.Healthy), n.Health)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t", n.Name, n.Role, os, n.Address, n.State)
+		if machines {
+			fmt.Fprintf(w, "%s\t", n.Machine)
+		}
+		fmt.Fprintf(w, "%s %s\n", mark(n.Healthy), n.Health)
 	}
 	fmt.Fprintln(w)
 	fmt.Fprintln(w, "SERVICE\tFRONTEND\tMODE\tHEALTH")
@@ -299,7 +309,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	outputFlag(cmd.Flags(), &output)
-	cmd.Flags().StringVar(&name, "provider", "", "netns, hyperv or hyperv-sim (default: hyperv for a topology with its block, else netns)")
+	cmd.Flags().StringVar(&name, "provider", "", "netns, qemu, hyperv or hyperv-sim (default: the one whose block the topology has, else netns)")
 	return cmd
 }
 
@@ -317,8 +327,11 @@ func browserRequirement() provider.Requirement {
 
 // chosen returns the provider of that name; of none, the one that the topology is for.
 func chosen(drivers []provider.Driver, name string, t topology.Topology) ([]provider.Driver, error) {
-	if name == "" && t.Providers.HyperV != nil {
+	switch {
+	case name == "" && t.Providers.HyperV != nil:
 		name = hyperv.Name
+	case name == "" && t.Providers.QEMU != nil:
+		name = qemu.Name
 	}
 	var names []string
 	for i, d := range drivers {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -133,8 +132,10 @@ type app struct {
 	// programs are those that a flag names.
 	programs struct{ linux, windows string }
 	// fresh makes machines anew, faults go wrong on simulated hosts.
-	fresh  bool
-	faults []string
+	fresh bool
+	// bootLimit is how long a virtual machine may take to boot.
+	bootLimit time.Duration
+	faults    []string
 	// closers end what providers keep open.
 	closers []func(context.Context) error
 }
@@ -165,7 +166,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.programs.windows, "agent-windows", "", "path of the lbagent.exe that Windows nodes get (default: beside labctl)")
 	root.AddCommand(a.upCommand(), a.downCommand(), a.statusCommand(), a.execCommand(), a.logsCommand(), a.modeCommand(),
 		a.connectionsCommand(), a.testCommand(), a.demoCommand(), a.doctorCommand(), a.topologyCommand(), a.versionCommand(),
-		a.hvsimCommand(), a.guestCommand(), a.e2eCommand(), a.e2ePartCommand())
+		a.snapshotCommand(), a.imageCommand(), a.hvsimCommand(), a.guestCommand(), a.e2eCommand(), a.e2ePartCommand())
 	return root
 }
 
@@ -185,14 +186,13 @@ func (a *app) options(listen func(lab.Event)) (lab.Options, error) {
 // agents returns the paths of lbagent for each operating system: what a flag or
 // the environment names, else what lies beside labctl.
 func (a *app) agents() (lab.Programs, error) {
-	self, err := os.Executable()
+	agent, err := beside("lbagent")
 	if err != nil {
-		return nil, fmt.Errorf("find lbagent beside labctl: %w; name it with --agent", err)
+		return nil, fmt.Errorf("%w; name it with --agent", err)
 	}
-	dir := filepath.Dir(self)
 	return lab.Programs{
-		topology.Linux:   cmp.Or(a.programs.linux, os.Getenv("LABCTL_AGENT"), filepath.Join(dir, "lbagent")),
-		topology.Windows: cmp.Or(a.programs.windows, os.Getenv("LABCTL_AGENT_WINDOWS"), filepath.Join(dir, "lbagent.exe")),
+		topology.Linux:   cmp.Or(a.programs.linux, os.Getenv("LABCTL_AGENT"), agent),
+		topology.Windows: cmp.Or(a.programs.windows, os.Getenv("LABCTL_AGENT_WINDOWS"), agent+".exe"),
 	}, nil
 }
 

@@ -63,8 +63,8 @@ or is interrupted is taken back.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Provider, "provider", "", "where nodes live: netns, hyperv, or hyperv-sim, which simulates a host (default: the lab's own, or netns)")
-	a.hypervFlags(f)
+	f.StringVar(&o.Provider, "provider", "", "where nodes live: netns, qemu (virtual machines), hyperv, or hyperv-sim, which simulates a host (default: the lab's own, or netns)")
+	a.machineFlags(f)
 	f.Var(choose(&mode, "", string(topology.DSR), string(topology.SNAT)), "mode", "dsr or snat, for every service (default: the topology's)")
 	f.BoolVar(&dryRun, "dry-run", false, "print the plan and do nothing")
 	f.BoolVar(&o.KeepOnFailure, "keep-on-failure", false, "leave what was made when something fails")

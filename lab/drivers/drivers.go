@@ -20,14 +20,18 @@ import (
 type Options struct {
 	// Labctl is the path of labctl, which runs simulated hosts.
 	Labctl string
+	// FirstBoot is the program that makes a machine of an image that is built.
+	FirstBoot string
 	// Programs are the lbagent binaries that nodes get.
 	Programs lab.Programs
 	// Ask asks the user for a secret; nil: nobody can be asked.
 	Ask func(ctx context.Context, what string) (string, error)
 	// Say, when not nil, is told what takes long.
 	Say func(text string)
-	// Fresh makes machines on a Hyper-V host anew instead of mending them.
+	// Fresh makes virtual machines anew instead of mending them.
 	Fresh bool
+	// BootLimit is how long a virtual machine of this one may take to boot; 0: the provider's default.
+	BootLimit time.Duration
 	// Faults go wrong on simulated hosts that are started.
 	Faults []string
 }
@@ -63,10 +67,12 @@ func New(o Options) *Set {
 		Name: simhost.Name, Simulated: true, Programs: o.Programs, Find: hosts.Find, Release: hosts.Release, Local: hosts.Local,
 		Fresh: o.Fresh, Say: o.Say, Limits: limits,
 	})
-	return &Set{
+	set := &Set{
 		Drivers: []provider.Driver{netns.New(), host.Driver(), simulated.Driver()},
 		closers: []func(context.Context) error{host.Close, simulated.Close},
 	}
+	set.addMachines(o)
+	return set
 }
 
 // Close ends what providers keep open: shells on hosts, connections to guests.

@@ -123,6 +123,8 @@ type MachineState struct {
 	// as the topology wants it; EnsureNode mends them.
 	Faults []string   `json:"faults,omitempty"`
 	Facts  role.Facts `json:"facts"`
+	// About is what is to be known of the machine itself: "tcg (emulated)".
+	About string `json:"about,omitempty"`
 }
 
 // Requirement is one thing that a provider needs of this machine.

@@ -179,9 +179,15 @@ func (u upload) send(ctx context.Context) error {
 func (u upload) broke(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
+	} else if space, statErr := u.files.StatVFS(path.Dir(u.to)); statErr == nil && space.Bavail*space.Frsize < leastRoom {
+		// SFTP has no code for it: OpenSSH answers SSH_FX_FAILURE.
+		err = fmt.Errorf("%w: no space left on the guest's disk: %d kB are free in %s; make room there", err, space.Bavail*space.Frsize>>10, path.Dir(u.to))
 	}
 	return fmt.Errorf("send it: %w (a part is there; the next push goes on with it)", err)
 }
+
+// leastRoom is what a disk has left that is not full, in bytes.
+const leastRoom = 64 << 10
 
 func unsupported(err error) bool {
 	var status *sftp.StatusError

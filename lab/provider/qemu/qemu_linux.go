@@ -1,0 +1,162 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"l4lab/lab/guest/ssh"
+	"l4lab/lab/provider"
+	"l4lab/lab/provider/fabric"
+	"l4lab/lab/provider/netns"
+	"l4lab/lab/provider/qemu/image"
+	"l4lab/lab/provider/qemu/vm"
+	"l4lab/topology"
+)
+
+const (
+	// lookLimit bounds looking at one guest: under emulation a key exchange
+	// takes seconds, and five of them share the processors.
+	lookLimit = 30 * time.Second
+	// answerLimit is how long the probe's client may wait for an answer.
+	answerLimit = 15 * time.Second
+	// transferBytes is the size of the probe's large transfers. Each byte is captured
+	// in guests, too, and fetched from there over SSH, which an emulated processor
+	// encrypts.
+	transferBytes = 1 << 20
+)
+
+// Options say what machines are made of.
+type Options struct {
+	// Images is where images are.
+	Images image.Store
+	// Program is lbagent for Linux, which guests get; FirstBoot is the first-boot program
+	// of images that are built when they are needed.
+	Program, FirstBoot string
+	// SetUps is the folder where the states of labs are kept that were brought up,
+	// with the keys of their guests; "": nowhere.
+	SetUps string
+	// Fresh makes existing machines anew instead of mending them.
+	Fresh bool
+	// Say, when not nil, is told what takes long.
+	Say func(text string)
+	// Limits bound the waits; zero fields have defaults.
+	Limits Limits
+}
+
+// Limits bound how long a machine may take.
+type Limits struct {
+	// Boot from its start until it answers SSH, Revive until one that ran before
+	// answers; then it is started again.
+	Boot, Revive time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Boot <= 0 {
+		l.Boot = 8 * time.Minute
+	}
+	if l.Revive <= 0 {
+		l.Revive = 45 * time.Second
+	}
+	return l
+}
+
+// Provider implements provider.Provider.
+type Provider struct {
+	o Options
+	// base has the switch and the client.
+	base  provider.Provider
+	accel func() (acceleration, error)
+
+	mu     sync.Mutex
+	guests map[string]*ssh.Guest
+	// images are those found so far, by name.
+	images map[string]image.Image
+	// made are the folders of labs of which a machine was made from nothing.
+	made map[string]bool
+	// building is held while an image is looked for, and built.
+	building sync.Mutex
+}
+
+// acceleration is how guests' instructions are run here.
+type acceleration struct {
+	vm.Accel
+	// why it is not the faster one.
+	why string
+}
+
+var (
+	_ provider.Provider    = (*Provider)(nil)
+	_ provider.Keeper      = (*Provider)(nil)
+	_ provider.SetUpKeeper = (*Provider)(nil)
+)
+
+// New returns the provider. Nothing is started yet.
+func New(o Options) *Provider {
+	if o.Say == nil {
+		o.Say = func(string) {}
+	}
+	o.Limits = o.Limits.withDefaults()
+	return &Provider{
+		o: o, base: netns.New().Provider, guests: map[string]*ssh.Guest{}, images: map[string]image.Image{}, made: map[string]bool{},
+		accel: sync.OnceValues(func() (acceleration, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), probeLimit)
+			defer cancel()
+			a, why, err := vm.Probe(ctx, "")
+			return acceleration{a, why}, err
+		}),
+	}
+}
+
+// probeLimit bounds the start of the guest that shows whether KVM works.
+const probeLimit = 30 * time.Second
+
+// Driver returns the provider with its name and what it can do.
+func (p *Provider) Driver() provider.Driver {
+	return provider.Driver{
+		Name: Name,
+		Capabilities: provider.Capabilities{
+			Emulates: []topology.OS{topology.Windows}, MaxMTU: fabric.MaxMTU,
+			Look: lookLimit, Answer: answerLimit, Transfer: transferBytes,
+		},
+		Provider: p,
+	}
+}
+
+// Close ends the connections to guests.
+func (p *Provider) Close(context.Context) error {
+	p.mu.Lock()
+	guests := p.guests
+	p.guests = map[string]*ssh.Guest{}
+	p.mu.Unlock()
+	var errs *multierror.Error
+	for _, g := range guests {
+		if err := g.Close(); !errors.Is(err, ssh.ErrClosed) {
+			errs = multierror.Append(errs, err)
+		}
+	}
+	return errs.ErrorOrNil()
+}
+
+// EnsureSwitch implements provider.Provider.
+func (p *Provider) EnsureSwitch(ctx context.Context, lab provider.Lab) error {
+	return p.base.EnsureSwitch(ctx, lab)
+}
+
+// RemoveNode implements provider.Provider. What runs for a node bears its folder's
+// name in its environment, and so ends with it, QEMU too.
+func (p *Provider) RemoveNode(ctx context.Context, lab provider.Lab, name string) error {
+	p.drop(lab, name)
+	return p.base.RemoveNode(ctx, lab, name)
+}
+
+// Destroy implements provider.Provider.
+func (p *Provider) Destroy(ctx context.Context, lab provider.Lab) error {
+	for _, name := range lab.Topology.NodeNames() {
+		p.drop(lab, name)
+	}
+	return p.base.Destroy(ctx, lab)
+}

@@ -1,0 +1,219 @@
+package qemu
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"l4lab/lab/guest"
+	"l4lab/lab/guest/keys"
+	"l4lab/lab/provider"
+	"l4lab/lab/state"
+	"l4lab/topology"
+)
+
+const (
+	// setUpFormat changes when set-ups of before can be used no more.
+	setUpFormat = 1
+	// setUpsKept is how many set-ups stay: each has the memory of all guests.
+	setUpsKept = 2
+)
+
+// version is QEMU's.
+func (p *Provider) version(ctx context.Context) (string, error) {
+	path, err := program("qemu-system-x86_64")
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask QEMU for its version: %w", err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimPrefix(line, "QEMU emulator version "), nil
+}
+
+// setUpDir is where the set-up of such a lab is kept. Labs are alike that differ in
+// nothing but their names.
+func (p *Provider) setUpDir(ctx context.Context, lab provider.Lab) (string, error) {
+	t := lab.Topology
+	block := topology.FilledQEMU(t.Providers.QEMU)
+	t.Name, t.Providers = "", topology.Providers{QEMU: &block}
+	img, err := p.image(ctx, block.Images.Linux)
+	if err != nil {
+		return "", err
+	}
+	version, err := p.version(ctx)
+	if err != nil {
+		return "", err
+	}
+	accel, err := p.accel()
+	if err != nil {
+		return "", err
+	}
+	program, err := guest.HashFile(p.o.Program)
+	if err != nil {
+		return "", err
+	}
+	data, err := json.Marshal(struct {
+		Format                       int
+		Topology                     topology.Topology
+		Image, QEMU, Accel, Programs string
+	}{setUpFormat, t, img.SHA256, version, string(accel.Accel), program})
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.Sum256(data)
+	return filepath.Join(p.o.SetUps, hex.EncodeToString(hash[:])[:24]), nil
+}
+
+// originFile names the set-up that a lab goes on from, whose disks its own lie on.
+func originFile(lab provider.Lab) string { return filepath.Join(lab.Dir, "setup") }
+
+// HasSetUp implements provider.SetUpKeeper.
+func (p *Provider) HasSetUp(ctx context.Context, lab provider.Lab) bool {
+	if p.o.SetUps == "" || p.o.Fresh {
+		return false
+	}
+	if _, err := p.o.Images.Get(topology.FilledQEMU(lab.Topology.Providers.QEMU).Images.Linux); err != nil {
+		return false // it would be built, which is for the machines' making
+	}
+	dir, err := p.setUpDir(ctx, lab)
+	if err != nil {
+		return false
+	}
+	_, err = readSnapshot(dir)
+	return err == nil
+}
+
+// ResumeSetUp implements provider.SetUpKeeper. The lab gets the keys that are in the
+// guests.
+func (p *Provider) ResumeSetUp(ctx context.Context, lab provider.Lab) error {
+	dir, err := p.setUpDir(ctx, lab)
+	if err != nil {
+		return err
+	}
+	s, err := readSnapshot(dir)
+	if err != nil {
+		return err
+	}
+	// Before anything lies on it, so that nobody removes it.
+	if err := state.WriteFile(originFile(lab), []byte(dir), 0o600); err != nil {
+		return err
+	}
+	now := time.Now()
+	_ = os.Chtimes(dir, now, now) // the last one used is the last one removed
+	if err := copyKeys(filepath.Join(dir, keys.Folder), filepath.Join(lab.Dir, keys.Folder)); err != nil {
+		return fmt.Errorf("take over the keys of a kept set-up: %w", err)
+	}
+	if err := p.EnsureSwitch(ctx, lab); err != nil {
+		return err
+	}
+	if err := p.base.EnsureNode(ctx, lab, lab.Topology.Client.Name); err != nil {
+		return err
+	}
+	return p.goOnFrom(ctx, lab, s, func(b *build) error {
+		if err := b.clear(ctx); err != nil {
+			return err
+		}
+		_, err := b.plug()
+		return err
+	})
+}
+
+func copyKeys(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		key, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err == nil {
+			err = state.WriteFile(filepath.Join(to, e.Name()), key, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// booted remembers that a machine of the lab was made from nothing.
+func (b *build) booted() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.made[b.lab.Dir] = true
+}
+
+// KeepSetUp implements provider.SetUpKeeper: the state of a lab whose machines were made
+// from nothing is kept.
+func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
+	p.mu.Lock()
+	made := p.made[lab.Dir]
+	delete(p.made, lab.Dir)
+	p.mu.Unlock()
+	if p.o.SetUps == "" || !made {
+		return nil
+	}
+	dir, err := p.setUpDir(ctx, lab)
+	if err != nil {
+		return err
+	}
+	if p.inUse(lab, dir) {
+		return nil
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	p.o.Say("the machines' state is kept: a lab like this one comes up from it in seconds")
+	if err := p.save(ctx, lab, "set-up", dir, true); err != nil {
+		return err
+	}
+	return p.prune(lab)
+}
+
+// prune removes the set-ups that were used longest ago.
+func (p *Provider) prune(lab provider.Lab) error {
+	entries, err := os.ReadDir(p.o.SetUps)
+	if err != nil {
+		return err
+	}
+	used := map[string]time.Time{}
+	var dirs []string
+	for _, e := range entries {
+		if st, err := e.Info(); err == nil && e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			dir := filepath.Join(p.o.SetUps, e.Name())
+			dirs, used[dir] = append(dirs, dir), st.ModTime()
+		}
+	}
+	slices.SortFunc(dirs, func(a, b string) int { return used[b].Compare(used[a]) })
+	for _, dir := range dirs[min(setUpsKept, len(dirs)):] {
+		if p.inUse(lab, dir) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inUse says whether the disks of a lab lie on a set-up's.
+func (p *Provider) inUse(lab provider.Lab, dir string) bool {
+	origins, err := filepath.Glob(filepath.Join(filepath.Dir(lab.Dir), "*", filepath.Base(originFile(lab))))
+	return err == nil && slices.ContainsFunc(origins, func(file string) bool {
+		from, err := os.ReadFile(file)
+		return err == nil && string(from) == dir
+	})
+}
