@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"l4lab/lab"
 	"l4lab/topology"
 )
 
@@ -20,7 +21,7 @@ type fataler interface {
 	Cleanup(func())
 }
 
-// install places labctl, lbagent and lbagent.exe in a folder that it makes: those
+// install places labctl, lbagent, lbagent.exe and the first-boot program of images in a folder that it makes: those
 // named, so that they stay as they are while somebody builds others, or newly
 // built ones, static as they ship.
 func install(p Programs, dir string) error {
@@ -30,10 +31,10 @@ func install(p Programs, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make a folder for the programs: %w", err)
 	}
-	for name, path := range map[string]string{"labctl": p.Labctl, "lbagent": p.Agent, "lbagent.exe": p.AgentWindows} {
+	for name, path := range map[string]string{"labctl": p.Labctl, "lbagent": p.Agent, "lbagent.exe": p.AgentWindows, lab.FirstBootName: p.FirstBoot} {
 		data, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) && path == p.AgentWindows {
-			continue // a lab without Windows needs none, and one with it says so
+		if errors.Is(err, fs.ErrNotExist) && name != "labctl" && name != "lbagent" {
+			continue // a lab that needs it says so: one with Windows, one whose image is to be built
 		}
 		if err == nil {
 			err = os.WriteFile(filepath.Join(dir, name), data, 0o755)
@@ -46,7 +47,7 @@ func install(p Programs, dir string) error {
 }
 
 func build(dir string) error {
-	for system, programs := range map[string][]string{"": {"l4lab/cmd/labctl", "l4lab/cmd/lbagent"}, "windows": {"l4lab/cmd/lbagent"}} {
+	for system, programs := range map[string][]string{"": {"l4lab/cmd/labctl", "l4lab/cmd/lbagent", "l4lab/cmd/" + lab.FirstBootName}, "windows": {"l4lab/cmd/lbagent"}} {
 		cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", dir + "/"}, programs...)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if system == "windows" {

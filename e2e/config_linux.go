@@ -14,6 +14,7 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 
 	"l4lab/lab/provider/hyperv"
+	"l4lab/lab/provider/qemu"
 	"l4lab/topology"
 )
 
@@ -21,7 +22,7 @@ import (
 type Config struct {
 	// Programs are what is tested; the zero value: they are built.
 	Programs Programs
-	// Provider is where the labs live: netns, hyperv-sim or hyperv.
+	// Provider is where the labs live: netns, qemu, hyperv-sim or hyperv.
 	Provider string
 	// Topology is a file with what the provider must be told (its block
 	// "providers"); its nodes and services do not matter.
@@ -32,7 +33,7 @@ type Config struct {
 	Focus  []string
 	// Seed of all that is random; 0: a new one, which the output says.
 	Seed int64
-	// Procs is how many processes run specs side by side.
+	// Procs is how many processes run specs side by side; 0: as many as suit the provider.
 	Procs int
 	// JUnit and JSON are files for reports, Artifacts the folder for what is known
 	// of a failed spec; "": no report, a folder below the temporary one.
@@ -51,7 +52,7 @@ type Config struct {
 }
 
 // Programs are paths of the binaries that the suite tests.
-type Programs struct{ Labctl, Agent, AgentWindows string }
+type Programs struct{ Labctl, Agent, AgentWindows, FirstBoot string }
 
 // Flags has command-line flags set the fields of a Config, and sets their defaults.
 func (c *Config) Flags(f *flag.FlagSet) {
@@ -63,7 +64,7 @@ func (c *Config) Flags(f *flag.FlagSet) {
 		return nil
 	})
 	f.Int64Var(&c.Seed, "seed", 0, "seed of random moments and walks (default: a new one, which is printed)")
-	f.IntVar(&c.Procs, "procs", defaultProcs(), "how many processes run specs side by side")
+	f.IntVar(&c.Procs, "procs", 0, fmt.Sprintf("how many processes run specs side by side (default: %d; 1 with virtual machines)", defaultProcs()))
 	f.StringVar(&c.JUnit, "junit", "", "write a JUnit report to this `file`")
 	f.StringVar(&c.JSON, "json", "", "write a JSON report to this `file`")
 	f.StringVar(&c.Artifacts, "artifacts", "", "`folder` for what is known of each failed spec (default: a new one, which is printed)")
@@ -74,17 +75,29 @@ func (c *Config) Flags(f *flag.FlagSet) {
 // time, for lifetimes, health checks and machines that start.
 func defaultProcs() int { return runtime.NumCPU() + (runtime.NumCPU()+1)/2 }
 
+// processes is how many run specs. A lab of virtual machines is enough for a machine.
+func (c Config) processes() int {
+	switch {
+	case c.Procs > 0:
+		return c.Procs
+	case c.Provider == qemuName:
+		return 1
+	}
+	return defaultProcs()
+}
+
 // Names of providers. The client of a lab on a Hyper-V host is the host itself.
 const (
 	netnsName  = "netns"
+	qemuName   = qemu.Name
 	hypervName = hyperv.Name
 )
 
-func providers() []string { return []string{netnsName, hypervSim, hypervName} }
+func providers() []string { return []string{netnsName, qemuName, hypervSim, hypervName} }
 
 // labels are those that chapters bear.
 func labels() []string {
-	return []string{"dsr", "snat", "icmp", "mtu", "churn", "faults", "slow", "windows", "needs-root"}
+	return []string{"dsr", "snat", "icmp", "mtu", "churn", "faults", "slow", "windows", "qemu", "needs-root"}
 }
 
 // Check says what is wrong with a Config.
@@ -112,7 +125,7 @@ func (c Config) Check() error {
 	if c.Chaos < 0 {
 		errs = append(errs, fmt.Errorf("a random walk of %s: it goes on for no less than nothing", c.Chaos))
 	}
-	if c.Procs < 1 {
+	if c.Procs < 0 {
 		errs = append(errs, fmt.Errorf("%d processes: at least 1 runs the specs", c.Procs))
 	}
 	return errors.Join(errs...)

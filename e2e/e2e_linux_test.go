@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"l4lab/lab"
 )
 
 func TestMain(m *testing.M) {
@@ -21,8 +23,8 @@ var config = func() *Config {
 	var c Config
 	c.Flags(flag.CommandLine)
 	// labctl names the programs itself.
-	flag.Func("bin", "`folder` of the labctl, lbagent and lbagent.exe to test (default: they are built)", func(dir string) error {
-		c.Programs = Programs{filepath.Join(dir, "labctl"), filepath.Join(dir, "lbagent"), filepath.Join(dir, "lbagent.exe")}
+	flag.Func("bin", "`folder` of the labctl, lbagent, lbagent.exe and l4lab-firstboot to test (default: they are built)", func(dir string) error {
+		c.Programs = Programs{filepath.Join(dir, "labctl"), filepath.Join(dir, "lbagent"), filepath.Join(dir, "lbagent.exe"), filepath.Join(dir, lab.FirstBootName)}
 		return nil
 	})
 	return &c

@@ -31,6 +31,8 @@ func (c Config) commandLimit() time.Duration {
 	switch c.Provider {
 	case hypervName:
 		return 30 * time.Minute
+	case qemuName: // emulated, beside others; once the image is there
+		return 10 * time.Minute
 	case hypervSim:
 		return 5 * time.Minute
 	}
@@ -116,7 +118,13 @@ func (s *suite) proof(args ...string) result {
 // labctlWith runs a command with standard input and process attributes.
 func (s *suite) labctlWith(stdin string, attributes *syscall.SysProcAttr, args ...string) result {
 	GinkgoHelper()
-	ctx, cancel := context.WithTimeout(context.Background(), s.config.commandLimit())
+	return s.labctlFor(s.config.commandLimit(), stdin, attributes, args...)
+}
+
+// labctlFor does so within a limit.
+func (s *suite) labctlFor(limit time.Duration, stdin string, attributes *syscall.SysProcAttr, args ...string) result {
+	GinkgoHelper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := s.command(ctx, args...)
 	cmd.Stdin, cmd.SysProcAttr = strings.NewReader(stdin), attributes
@@ -249,6 +257,16 @@ func (r *running) read(stdout io.Reader) {
 			r.events <- e
 		}
 	}
+}
+
+// saw waits for a step's event; false when labctl ended before.
+func (r *running) saw(step, phase string) bool {
+	for e := range r.events {
+		if e.Step == step && e.Phase == phase {
+			return true
+		}
+	}
+	return false
 }
 
 // after waits for the n-th event; false when labctl ended before.

@@ -31,8 +31,10 @@ const (
 	emulation need = "emulation"
 	// linuxClient: the client is a Linux machine, with Linux's commands.
 	linuxClient need = "a Linux client"
-	// root: the lab is made on this machine, by root.
+	// root: the lab is made on this machine, by root, in a moment.
 	root need = "root"
+	// machines: nodes are virtual machines of this one, with kernels of their own.
+	machines need = "virtual machines"
 )
 
 // offer is one thing that a provider may have: whether it does is read from what
@@ -44,17 +46,19 @@ type offer struct {
 }
 
 func onNetns(d provider.Driver) bool { return d.Name == netnsName }
+func onQEMU(d provider.Driver) bool  { return d.Name == qemuName }
 
 func offers() map[need]offer {
 	return map[need]offer{
 		namespaces:      {onNetns, "its nodes are no named namespaces of this machine"},
 		processes:       {onNetns, "its nodes' processes are not this machine's"},
-		manyConnections: {onNetns, "each of its client's connections is a command on the host"},
+		manyConnections: {onNetns, "its client, or its nodes, are too slow for them"},
 		manyLabs:        {onNetns, "a lab takes too long to come up"},
 		folders:         {onNetns, "its nodes keep their files themselves"},
 		emulation:       {func(d provider.Driver) bool { return len(d.Emulates) > 0 }, "its nodes run the operating systems that the topology names"},
 		linuxClient:     {func(d provider.Driver) bool { return d.Client == "" || d.Client == topology.Linux }, "its client is the host"},
-		root:            {func(d provider.Driver) bool { return onNetns(d) || d.Simulated }, "its labs are elsewhere"},
+		root:            {func(d provider.Driver) bool { return onNetns(d) || d.Simulated }, "its labs are elsewhere, or machines that boot"},
+		machines:        {onQEMU, "its nodes are no virtual machines of this one"},
 	}
 }
 

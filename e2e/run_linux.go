@@ -33,6 +33,7 @@ func Run(ctx context.Context, c Config, out io.Writer) (Outcome, error) {
 	if err := c.Check(); err != nil {
 		return Outcome{}, err
 	}
+	c.Procs = c.processes()
 	dir, err := os.MkdirTemp("/tmp", "l4lab-") // short enough for unix sockets and marks below it
 	if err != nil {
 		return Outcome{}, fmt.Errorf("make a folder for the suite: %w", err)

@@ -245,7 +245,7 @@ func TestNeedsAreReadFromWhatAProviderCanDo(t *testing.T) {
 			}
 		}
 	}
-	for provider, want := range map[string]int{netnsName: len(offers()), hypervSim: 1, hypervName: 0} {
+	for provider, want := range map[string]int{netnsName: len(offers()) - 1, qemuName: 3, hypervSim: 1, hypervName: 0} {
 		if len(has[provider]) != want {
 			t.Errorf("%s has %v, want %d", provider, has[provider], want)
 		}
@@ -265,7 +265,7 @@ func TestConfigsAreRefusedWithTheReason(t *testing.T) {
 		{"labels that are no filter", "label filter", func(c *Config) { c.Labels = "dsr &&" }},
 		{"a focus that is no regular expression", `focus "two ("`, func(c *Config) { c.Focus = []string{"two ("} }},
 		{"a random walk that ends before it begins", "a random walk of -1s", func(c *Config) { c.Chaos = -time.Second }},
-		{"no process", "at least 1", func(c *Config) { c.Procs = 0 }},
+		{"no process", "at least 1", func(c *Config) { c.Procs = -1 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			config := right

@@ -40,6 +40,7 @@ func (s *suite) specs() {
 		Describe("a spec that hangs on purpose", s.hanging)
 		return
 	}
+	Describe("virtual machines", Label("qemu", "dsr", "snat", "slow"), Ordered, ContinueOnFailure, s.virtualMachines)
 	Describe("a simulated Hyper-V host", Label("windows", "slow"), Ordered, ContinueOnFailure, s.hyperv)
 	Describe("balancing", Ordered, ContinueOnFailure, s.balancing)
 	Describe("a random walk", Label("dsr", "snat", "churn", "faults", "slow"), s.chaos)
@@ -62,7 +63,7 @@ func (s *suite) specs() {
 // a state folder and a tag that makes lab names its own.
 type suite struct {
 	config Config
-	// bin is the folder of labctl, lbagent and lbagent.exe.
+	// bin is the folder of labctl and the programs beside it.
 	bin, state, tag string
 	// interrupted ends when the process is told to end; nil: it never is.
 	interrupted context.Context
@@ -74,7 +75,9 @@ type suite struct {
 // prepare makes what specs take for granted.
 func (s *suite) prepare() {
 	s.drivers = sync.OnceValue(func() *drivers.Set {
-		return drivers.New(drivers.Options{Labctl: filepath.Join(s.bin, "labctl"), Programs: s.programs()})
+		return drivers.New(drivers.Options{
+			Labctl: filepath.Join(s.bin, "labctl"), Programs: s.programs(), FirstBoot: filepath.Join(s.bin, lab.FirstBootName),
+		})
 	})
 	DeferCleanup(func(ctx context.Context) { _ = s.drivers().Close(ctx) })
 }

@@ -67,8 +67,8 @@ func (s *suite) processes(lab string) []string {
 }
 
 // pids are those of programs that lie in a lab's folder, and of its simulated
-// host and that one's guests, which have its folder in their environment; ""
-// means all labs of this suite.
+// host, that one's guests and virtual machines, which have its folder in their
+// environment; "" means all labs of this suite.
 func (s *suite) pids(lab string) []int {
 	prefix := filepath.Join(s.state, lab) + "/"
 	var found []int
@@ -83,7 +83,8 @@ func (s *suite) pids(lab string) []int {
 			continue
 		}
 		environment, _ := os.ReadFile(filepath.Join(filepath.Dir(exe), "environ"))
-		if strings.HasPrefix(target, prefix) || strings.Contains(string(environment), "HVSIM="+prefix) {
+		if strings.HasPrefix(target, prefix) || strings.Contains(string(environment), "HVSIM="+prefix) ||
+			strings.Contains(string(environment), fabric.NodeVariable+"="+prefix) {
 			found = append(found, pid)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"l4lab/e2e"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv"
+	"l4lab/lab/provider/qemu"
 	"l4lab/topology"
 )
 
@@ -45,7 +46,11 @@ An interrupt ends the specs that run, and takes their labs down.`,
 			if err != nil {
 				return err
 			}
-			c.Programs = e2e.Programs{Labctl: self, Agent: agents[topology.Linux], AgentWindows: agents[topology.Windows]}
+			first, err := firstBoot()
+			if err != nil && c.Provider == qemu.Name {
+				return err
+			}
+			c.Programs = e2e.Programs{Labctl: self, FirstBoot: first, Agent: agents[topology.Linux], AgentWindows: agents[topology.Windows]}
 			outcome, err := e2e.Run(cmd.Context(), c, a.stdout)
 			if err == nil && !outcome.Succeeded {
 				err = &exitCode{exitFailure}
