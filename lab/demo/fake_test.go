@@ -87,7 +87,8 @@ func (f *fakeLab) serve(name string, h http.Handler) {
 		}
 	}}
 	f.servers[name] = s
-	f.running.Go(func() { _ = s.Serve(queue{f.incoming[name], make(chan struct{}), new(sync.Once)}) })
+	q := queue{f.incoming[name], make(chan struct{}), new(sync.Once)}
+	f.running.Go(func() { _ = s.Serve(q) })
 }
 
 func (f *fakeLab) close() {
