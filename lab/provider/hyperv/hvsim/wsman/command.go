@@ -58,8 +58,9 @@ func (c *command) interrupt() {
 
 // terminate ends the process; nothing more of it is delivered.
 func (c *command) terminate() {
-	c.interrupt()
+	// First, or a process that sees its input end has its last words delivered.
 	c.update(func() { c.closed = true })
+	c.interrupt()
 }
 
 // running says whether the process has not ended.
