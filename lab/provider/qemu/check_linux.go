@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"strings"
 
 	"l4lab/lab/provider"
@@ -46,11 +45,9 @@ func (p *Provider) Check(ctx context.Context, lab provider.Lab) []provider.Requi
 }
 
 func program(name string) (string, error) {
-	path, err := exec.LookPath(name)
+	path, err := image.LookPath(name)
 	if err != nil {
-		if path, err = exec.LookPath("/usr/bin/" + name); err != nil {
-			return "", fmt.Errorf("there is no %s here", name)
-		}
+		return "", fmt.Errorf("there is no %s here", name)
 	}
 	return path, nil
 }
@@ -110,7 +107,7 @@ func (p *Provider) imageFound(name string) (string, error) {
 	if name != image.Debian().Name {
 		return "", fmt.Errorf("it is not in %s", p.o.Images.Dir)
 	}
-	if missing := image.MissingTools(); len(missing) > 0 {
+	if missing := image.MissingPackages(); len(missing) > 0 {
 		return "", fmt.Errorf("it is not in %s, and to build it this machine lacks %s (apt-get install %[2]s)", p.o.Images.Dir, strings.Join(missing, " "))
 	}
 	return "not there yet: `labctl up` builds it", nil

@@ -79,17 +79,10 @@ func (o *BuildOptions) check() error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("the first-boot program: %s is no file", o.FirstBoot)
 	}
-	var missing []string
-	for tool, pkg := range buildTools {
-		if _, err := lookPath(tool); err != nil {
-			missing = append(missing, pkg)
-		}
-	}
-	slices.Sort(missing)
-	if len(missing) > 0 {
+	if missing := MissingPackages(); len(missing) > 0 {
 		return fmt.Errorf("%w: install %s", exec.ErrNotFound, strings.Join(missing, ", "))
 	}
-	busybox, err := lookPath("busybox")
+	busybox, err := LookPath("busybox")
 	if err != nil {
 		return err
 	}
@@ -108,6 +101,18 @@ func checkStatic(program string) error {
 		return fmt.Errorf("%s is linked dynamically, and the initrd has no libraries: install busybox-static", program)
 	}
 	return nil
+}
+
+// MissingPackages returns the Debian packages that a build needs and this machine lacks.
+func MissingPackages() []string {
+	var missing []string
+	for tool, pkg := range buildTools {
+		if _, err := LookPath(tool); err != nil {
+			missing = append(missing, pkg)
+		}
+	}
+	slices.Sort(missing)
+	return missing
 }
 
 // builder is one build.

@@ -182,7 +182,7 @@ func TestInitrdTakesStaticProgramsAlone(t *testing.T) {
 	if err := checkStatic(ls); err == nil || !strings.Contains(err.Error(), "install busybox-static") {
 		t.Errorf("%s: %v", ls, err)
 	}
-	busybox, err := lookPath("busybox")
+	busybox, err := LookPath("busybox")
 	if err != nil {
 		t.Skip("needs busybox-static: ", err)
 	}

@@ -20,7 +20,7 @@ var initrdCommands = []string{"insmod", "mount", "sh", "switch_root", "usleep"}
 // root file system is reached with. It is not compressed: unpacking costs an
 // emulated CPU more than reading.
 func (b *builder) initrd(context.Context) error {
-	busybox, err := lookPath("busybox")
+	busybox, err := LookPath("busybox")
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// lookPath finds a program also in the folders that not every user's PATH has.
-func lookPath(name string) (string, error) {
+// LookPath finds a program also in the folders that not every user's PATH has.
+func LookPath(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {
 		return path, nil
@@ -35,7 +35,7 @@ const endPatience = 10 * time.Second
 
 // command prepares a tool that ends with ctx, with all that it started.
 func command(ctx context.Context, argv ...string) (*exec.Cmd, error) {
-	path, err := lookPath(argv[0])
+	path, err := LookPath(argv[0])
 	if err != nil {
 		return nil, err
 	}
