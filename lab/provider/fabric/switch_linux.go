@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -198,37 +197,4 @@ func enableHairpin(sw Namespace, link netlink.Link) error {
 		return fmt.Errorf("attach XDP to port %s: %w", name, err)
 	}
 	return nil
-}
-
-// PortFault says what of a port on the switch is not as EnsurePort makes it, "" when
-// nothing is. What a port needs for Hairpins is not looked at.
-func PortFault(h *netlink.Handle, p Port) (string, error) {
-	link, err := h.LinkByName(p.Name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return "its port on the switch is missing", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("find port %s: %w", p.Name, err)
-	}
-	bridge, err := h.LinkByName(BridgeName)
-	if err != nil {
-		return "its port is not on the switch", nil
-	}
-	table, err := h.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
-	if err != nil {
-		return "", fmt.Errorf("list the forwarding table of port %s: %w", p.Name, err)
-	}
-	switch {
-	case link.Attrs().MasterIndex != bridge.Attrs().Index:
-		return "its port is not on the switch", nil
-	case link.Attrs().Flags&net.FlagUp == 0:
-		return "its port on the switch is down", nil
-	case link.Attrs().MTU != p.MTU:
-		return fmt.Sprintf("port mtu %d -> %d", link.Attrs().MTU, p.MTU), nil
-	case !slices.ContainsFunc(table, func(e netlink.Neigh) bool {
-		return e.HardwareAddr.String() == p.MAC.String() && e.State&netlink.NUD_NOARP != 0 && e.LinkIndex == link.Attrs().Index
-	}):
-		return "the switch does not send its MAC to its port", nil
-	}
-	return "", nil
 }

@@ -50,7 +50,7 @@ func (p *namespaces) Observe(ctx context.Context, lab provider.Lab) (provider.Ac
 		}
 	}
 	for machine, m := range actual.Machines {
-		if fault := sw.fault(t, machine); fault != "" {
+		if fault := sw.fault(t, machine, t.Nodes[machine].Role == topology.RoleLoadBalancer); fault != "" {
 			m.Faults = append(m.Faults, fault)
 			actual.Machines[machine] = m
 		}
@@ -194,11 +194,33 @@ func observeAddress(h *netlink.Handle, link netlink.Link, t topology.Topology, m
 	return nil
 }
 
-// fault says what of a machine's port on the switch is wrong, "" when nothing is.
-func (v switchView) fault(t topology.Topology, machine string) string {
+// PortFaults says what of the nodes' places on a lab's switch is wrong, "" of those that
+// are as they should be: for a provider that plugs other machines than namespaces in.
+func PortFaults(lab provider.Lab) (map[string]string, error) {
+	faults := map[string]string{}
+	sw, err := OpenSwitch(lab)
+	if errors.Is(err, fs.ErrNotExist) {
+		return faults, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer sw.Close()
+	_, view, err := observeSwitch(sw, pinsOf(lab), lab.Topology)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range lab.Topology.NodeNames() {
+		faults[name] = view.fault(lab.Topology, name, false)
+	}
+	return faults, nil
+}
+
+// fault says what of a machine's port on the switch is wrong, "" when nothing is. hairpins
+// asks for what a machine needs that sends from XDP into a veth.
+func (v switchView) fault(t topology.Topology, machine string, hairpins bool) string {
 	link, bridge := v.ports[machine], v.ports[fabric.BridgeName]
 	address, known := t.Address(machine)
-	hairpins := t.Nodes[machine].Role == topology.RoleLoadBalancer
 	switch {
 	case link == nil:
 		return "its port on the switch is missing"

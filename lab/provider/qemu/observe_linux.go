@@ -30,7 +30,7 @@ func (p *Provider) Observe(ctx context.Context, lab provider.Lab) (provider.Actu
 	if err != nil {
 		return actual, err
 	}
-	ports, err := portsOf(lab)
+	ports, err := netns.PortFaults(lab)
 	if err != nil {
 		return actual, err
 	}
@@ -61,31 +61,6 @@ func found(lab provider.Lab) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// portsOf returns what is wrong with the nodes' places on the switch, "" for those that
-// are as they should be.
-func portsOf(lab provider.Lab) (map[string]string, error) {
-	faults := map[string]string{}
-	sw, err := netns.OpenSwitch(lab)
-	if errors.Is(err, fs.ErrNotExist) {
-		return faults, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer sw.Close()
-	h, err := sw.Netlink()
-	if err != nil {
-		return nil, err
-	}
-	defer h.Close()
-	for _, name := range lab.Topology.NodeNames() {
-		if faults[name], err = fabric.PortFault(h, port(lab, name)); err != nil {
-			return nil, err
-		}
-	}
-	return faults, nil
 }
 
 // state is what was found of a virtual machine, from outside and, when it runs, from
