@@ -89,7 +89,7 @@ func TestASetUpIsForLabsThatDifferInNothingButTheirNames(t *testing.T) {
 func TestTheSetUpsUsedLastStayAndThoseInUse(t *testing.T) {
 	p, lab := fixture(t)
 	now := time.Now()
-	for i, name := range []string{"oldest", "inuse", "old", "new", "newest"} {
+	for i, name := range []string{"oldest", "inuse", ".new-killed", "old", "new", "newest"} {
 		dir := filepath.Join(p.o.SetUps, name)
 		at := now.Add(time.Duration(i-10) * time.Hour)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -99,13 +99,16 @@ func TestTheSetUpsUsedLastStayAndThoseInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Mkdir(filepath.Join(p.o.SetUps, ".new-writing"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(originFile(lab), []byte(filepath.Join(p.o.SetUps, "inuse")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.prune(lab); err != nil {
 		t.Fatal(err)
 	}
-	for name, stays := range map[string]bool{"oldest": false, "inuse": true, "old": false, "new": true, "newest": true} {
+	for name, stays := range map[string]bool{"oldest": false, "inuse": true, "old": false, "new": true, "newest": true, ".new-killed": false, ".new-writing": true} {
 		if _, err := os.Stat(filepath.Join(p.o.SetUps, name)); (err == nil) != stays {
 			t.Errorf("%s is there: %t, want %t", name, err == nil, stays)
 		}

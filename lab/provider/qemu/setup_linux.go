@@ -183,7 +183,11 @@ func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
 	return p.prune(lab)
 }
 
-// prune removes the set-ups that were used longest ago.
+// partLife is how old what a labctl that was killed has left of a set-up must be to be
+// removed: longer than keeping one takes.
+const partLife = time.Hour
+
+// prune removes the set-ups that were used longest ago, and parts of some.
 func (p *Provider) prune(lab provider.Lab) error {
 	entries, err := os.ReadDir(p.o.SetUps)
 	if err != nil {
@@ -192,9 +196,18 @@ func (p *Provider) prune(lab provider.Lab) error {
 	used := map[string]time.Time{}
 	var dirs []string
 	for _, e := range entries {
-		if st, err := e.Info(); err == nil && e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
-			dir := filepath.Join(p.o.SetUps, e.Name())
+		st, err := e.Info()
+		if err != nil || !e.IsDir() {
+			continue
+		}
+		dir := filepath.Join(p.o.SetUps, e.Name())
+		switch part := strings.HasPrefix(e.Name(), partPrefix); {
+		case !part:
 			dirs, used[dir] = append(dirs, dir), st.ModTime()
+		case time.Since(st.ModTime()) > partLife:
+			if err := os.RemoveAll(dir); err != nil {
+				return err
+			}
 		}
 	}
 	slices.SortFunc(dirs, func(a, b string) int { return used[b].Compare(used[a]) })

@@ -44,7 +44,11 @@ type kept struct {
 	Memory string `json:"memory"`
 }
 
-const snapshotFile = "snapshot.json"
+const (
+	snapshotFile = "snapshot.json"
+	// partPrefix begins the name of a folder that is being written.
+	partPrefix = ".new-"
+)
 
 func snapshotsDir(lab provider.Lab) string { return filepath.Join(lab.Dir, "snapshots") }
 
@@ -76,7 +80,7 @@ func (p *Provider) save(ctx context.Context, lab provider.Lab, name, dir string,
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
-	part, err := os.MkdirTemp(filepath.Dir(dir), ".new-")
+	part, err := os.MkdirTemp(filepath.Dir(dir), partPrefix)
 	if err != nil {
 		return err
 	}
@@ -306,7 +310,7 @@ func (b *build) load(ctx context.Context, k kept) (*vm.VM, error) {
 // settle has a machine that goes on from a kept state answer, and sets its clock, which
 // stood still.
 func (b *build) settle(ctx context.Context, v *vm.VM) error {
-	if err := b.await(ctx, v, "", b.o.Limits.Revive); err != nil {
+	if err := b.await(ctx, v, b.o.Limits.Revive); err != nil {
 		return err
 	}
 	g, err := b.guest(b.lab, b.name)
@@ -316,7 +320,7 @@ func (b *build) settle(ctx context.Context, v *vm.VM) error {
 	if err := g.Run(ctx, guest.Command{Argv: []string{"date", "--utc", "--set", time.Now().UTC().Format("2006-01-02 15:04:05.000")}}); err != nil {
 		return fmt.Errorf("%s: set its clock: %w", b.name, err)
 	}
-	return b.note(true)
+	return b.noteReady()
 }
 
 // Snapshots implements provider.Keeper.
