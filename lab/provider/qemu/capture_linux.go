@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"l4lab/lab/capture"
 	"l4lab/lab/provider"
@@ -43,9 +44,13 @@ func (s system) Logs(ctx context.Context) (map[string]io.ReadCloser, error) {
 		// A machine that does not answer has its console all the more.
 		logs = map[string]io.ReadCloser{}
 	}
-	if console, openErr := os.Open(filepath.Join(s.dir, "console.log")); openErr == nil {
-		logs["console"] = console
-		err = nil
+	console, openErr := os.Open(filepath.Join(s.dir, "console.log"))
+	if openErr != nil {
+		return logs, err
 	}
-	return logs, err
+	logs["console"] = console
+	if err != nil {
+		logs["daemons"] = io.NopCloser(strings.NewReader("they cannot be read: " + err.Error() + "\n"))
+	}
+	return logs, nil
 }
