@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 
-	"l4lab/lab/guest"
 	"l4lab/lab/guest/keys"
 	"l4lab/lab/guest/seed"
 	"l4lab/lab/guest/ssh"
@@ -170,5 +169,3 @@ func (r record) write(dir string) error {
 	}
 	return state.WriteFile(recordFile(dir), data, 0o600)
 }
-
-var _ guest.Guest = (*ssh.Guest)(nil)

@@ -122,7 +122,7 @@ func (b *build) revive(ctx context.Context, v *vm.VM) error {
 	if err := g.Run(ctx, guest.Command{Argv: []string{"true"}}); errors.Is(err, ssh.ErrAuth) {
 		return fmt.Errorf("%w; its authorized_keys or its SSH server were changed: put the key back, or have `labctl up --fresh --name %s` make the machine anew", err, b.lab.Topology.Name)
 	}
-	return b.await(ctx, v, "", b.o.Limits.Revive)
+	return b.await(ctx, v, b.o.Limits.Revive)
 }
 
 // end ends what runs of the machine. A labctl that was killed may have started it and
@@ -206,14 +206,10 @@ func (b *build) boot(ctx context.Context, disk string) error {
 	if err != nil {
 		return err
 	}
-	accel, err := b.acceleration()
-	if err != nil {
+	if err := b.await(ctx, v, b.o.Limits.Boot); err != nil {
 		return err
 	}
-	if err := b.await(ctx, v, accel, b.o.Limits.Boot); err != nil {
-		return err
-	}
-	return b.note(true)
+	return b.noteReady()
 }
 
 // launch starts QEMU on a disk of the machine's folder; with a guest's memory to go on
@@ -247,13 +243,13 @@ func (b *build) launch(ctx context.Context, disk string, memory *os.File) (*vm.V
 	})
 }
 
-// note remembers that the machine has answered.
-func (b *build) note(ready bool) error {
+// noteReady remembers that the machine has answered.
+func (b *build) noteReady() error {
 	r, err := readRecord(b.dir)
 	if err != nil {
 		return err
 	}
-	r.Ready = ready
+	r.Ready = true
 	return r.write(b.dir)
 }
 
@@ -275,7 +271,7 @@ func (b *build) acceleration() (vm.Accel, error) {
 
 // await waits until the machine answers SSH. One that ends never will: its
 // console says why.
-func (b *build) await(ctx context.Context, v *vm.VM, accel vm.Accel, limit time.Duration) error {
+func (b *build) await(ctx context.Context, v *vm.VM, limit time.Duration) error {
 	g, err := b.guest(b.lab, b.name)
 	if err != nil {
 		return err
@@ -293,7 +289,7 @@ func (b *build) await(ctx context.Context, v *vm.VM, accel vm.Accel, limit time.
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	if accel == vm.TCG && errors.Is(err, guest.ErrLimit) {
+	if accel, accelErr := b.acceleration(); accelErr == nil && accel == vm.TCG && errors.Is(err, guest.ErrLimit) {
 		err = fmt.Errorf("%w (its processor is emulated: on a busy machine that takes minutes)", err)
 	}
 	return fmt.Errorf("%w; the end of its console:\n%s", err, v.Console(consoleTail))
