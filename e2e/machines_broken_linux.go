@@ -140,7 +140,7 @@ func (s *suite) brokenMachines(t *topology.Topology) {
 		mended()
 	})
 
-	It("that refuse the lab's key get a clear error, and are made anew by up --fresh", Label("faults"), func() {
+	It("that refuse the lab's key get a clear error, and are made anew by up --fresh-node", Label("faults"), func() {
 		others := map[string]int{}
 		for _, name := range t.NodeNames() {
 			others[name] = s.machineProcess(t.Name, name)
@@ -148,13 +148,22 @@ func (s *suite) brokenMachines(t *topology.Topology) {
 		s.exec(t.Name, "be4", "rm", "/root/.ssh/authorized_keys")
 		Expect(health("be4")).To(ContainSubstring("guest refuses the login"))
 		r := s.labctl("up", "--name", t.Name)
-		Expect(r).To(ExitsWith(1, "be4", "guest refuses the login", "labctl up --fresh --name "+t.Name), r.String())
-		mended("--fresh")
+		Expect(r).To(ExitsWith(1, "be4", "guest refuses the login", "labctl up --fresh-node be4 --name "+t.Name), r.String())
+		mended("--fresh-node", "be4")
 		for name, pid := range others {
 			if name != "be4" {
 				Expect(s.machineProcess(t.Name, name)).To(Equal(pid), "%s was well and goes on", name)
 			}
 		}
+	})
+
+	It("that boot without a network are shown with the ends of their consoles, and are made anew by up --fresh-node", Label("faults"), func() {
+		s.exec(t.Name, "be4", "systemctl", "mask", "systemd-networkd.service", "systemd-networkd.socket")
+		s.exec(t.Name, "be4", "sync")
+		Expect(unix.Kill(s.machineProcess(t.Name, "be4"), unix.SIGKILL)).To(Succeed())
+		r := s.labctl("up", "--name", t.Name, "--boot-limit", "1m")
+		Expect(r).To(ExitsWith(1, "be4", "answers SSH", "1m0s", "no route to host", "the end of its console"), r.String())
+		mended("--fresh-node", "be4")
 	})
 
 	It("that are killed, or whose kernels panic, are shown with the ends of their consoles, and up starts them again", Label("faults"), func() {

@@ -104,6 +104,7 @@ func (s *suite) mistakes() {
 		Entry("an unknown mode to test", `"both" for "--mode" flag: expected one of all, dsr, snat`, "test", "--mode", "both"),
 		Entry("an unknown output", `"xml" for "-o, --output" flag: expected one of text, json`, "status", "-o", "xml"),
 		Entry("a name that is a path", "DNS label", "down", "--name", "../../etc"),
+		Entry("a machine to be made anew that the lab does not have", `--fresh-node be9: lab`, "up", "--fresh-node", "be9", "--dry-run"),
 		Entry("a missing argument", "arg", "logs"),
 		Entry("two files", "arg", "up", "a.yaml", "b.yaml"),
 	)

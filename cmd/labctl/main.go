@@ -131,11 +131,12 @@ type app struct {
 	name    string
 	// programs are those that a flag names.
 	programs struct{ linux, windows string }
-	// fresh makes machines anew, faults go wrong on simulated hosts.
-	fresh bool
+	// fresh are machines that are made anew.
+	fresh provider.Fresh
 	// bootLimit is how long a virtual machine may take to boot.
 	bootLimit time.Duration
-	faults    []string
+	// faults go wrong on simulated hosts.
+	faults []string
 	// closers end what providers keep open.
 	closers []func(context.Context) error
 }

@@ -37,6 +37,9 @@ or is interrupted is taken back.`,
 			if err != nil {
 				return err
 			}
+			if err := a.checkFresh(t); err != nil {
+				return err
+			}
 			listen := progress(a.stderr)
 			if output == "json" {
 				listen = jsonEvents(a.stdout)
@@ -65,11 +68,22 @@ or is interrupted is taken back.`,
 	f := cmd.Flags()
 	f.StringVar(&o.Provider, "provider", "", "where nodes live: netns, qemu (virtual machines), hyperv, or hyperv-sim, which simulates a host (default: the lab's own, or netns)")
 	a.machineFlags(f)
+	f.StringSliceVar(&a.fresh.Nodes, "fresh-node", nil, "make the virtual machine of this node anew, and mend the others (repeatable)")
 	f.Var(choose(&mode, "", string(topology.DSR), string(topology.SNAT)), "mode", "dsr or snat, for every service (default: the topology's)")
 	f.BoolVar(&dryRun, "dry-run", false, "print the plan and do nothing")
 	f.BoolVar(&o.KeepOnFailure, "keep-on-failure", false, "leave what was made when something fails")
 	f.VarP(choose(&output, "text", "json"), "output", "o", "text, or json: one event a line")
 	return cmd
+}
+
+// checkFresh refuses nodes to be made anew that the lab does not have.
+func (a *app) checkFresh(t topology.Topology) error {
+	for _, name := range a.fresh.Nodes {
+		if _, known := t.Nodes[name]; !known {
+			return usageError{fmt.Errorf("--fresh-node %s: lab %s has no such node; it has %s", name, t.Name, strings.Join(t.NodeNames(), ", "))}
+		}
+	}
+	return nil
 }
 
 // wanted returns the topology to bring about: the file's; without one that of

@@ -28,8 +28,8 @@ type Options struct {
 	Ask func(ctx context.Context, what string) (string, error)
 	// Say, when not nil, is told what takes long.
 	Say func(text string)
-	// Fresh makes virtual machines anew instead of mending them.
-	Fresh bool
+	// Fresh are the virtual machines that are made anew instead of being mended.
+	Fresh provider.Fresh
 	// BootLimit is how long a virtual machine of this one may take to boot; 0: the provider's default.
 	BootLimit time.Duration
 	// Faults go wrong on simulated hosts that are started.

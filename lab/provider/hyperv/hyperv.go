@@ -72,8 +72,8 @@ type Options struct {
 	// Connect and OnHost make runners; nil: powershell's.
 	Connect func(ctx context.Context, e powershell.Endpoint) (powershell.Runner, error)
 	OnHost  func() powershell.Runner
-	// Fresh makes existing machines anew instead of mending them.
-	Fresh bool
+	// Fresh are the existing machines that are made anew instead of being mended.
+	Fresh provider.Fresh
 	// Say, when not nil, is told what takes long.
 	Say func(text string)
 	// Limits bound the waits; zero fields have defaults.

@@ -60,7 +60,7 @@ func (b *build) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if vm == nil || b.p.o.Fresh || !slices.Contains(vm.Checkpoints, readyCheckpoint) {
+	if vm == nil || b.p.o.Fresh.Of(b.name) || !slices.Contains(vm.Checkpoints, readyCheckpoint) {
 		// Also where there is no machine: its disk may be left of one.
 		if err := b.remove(ctx, b.lab, b.name); err != nil {
 			return err

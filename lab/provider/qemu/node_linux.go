@@ -74,7 +74,7 @@ func (b *build) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.o.Fresh || !was.Ready || was.Design != b.design.hash() {
+	if b.o.Fresh.Of(b.name) || !was.Ready || was.Design != b.design.hash() {
 		return b.make(ctx)
 	}
 	v, err := vm.Open(b.dir)
@@ -120,7 +120,7 @@ func (b *build) revive(ctx context.Context, v *vm.VM) error {
 		return err
 	}
 	if err := g.Run(ctx, guest.Command{Argv: []string{"true"}}); errors.Is(err, ssh.ErrAuth) {
-		return fmt.Errorf("%w; its authorized_keys or its SSH server were changed: put the key back, or have `labctl up --fresh --name %s` make the machine anew", err, b.lab.Topology.Name)
+		return fmt.Errorf("%w; its authorized_keys or its SSH server were changed: put the key back, or have `labctl up --fresh-node %s --name %s` make the machine anew", err, b.name, b.lab.Topology.Name)
 	}
 	return b.await(ctx, v, b.o.Limits.Revive)
 }

@@ -39,8 +39,8 @@ type Options struct {
 	// SetUps is the folder where the states of labs are kept that were brought up,
 	// with the keys of their guests; "": nowhere.
 	SetUps string
-	// Fresh makes existing machines anew instead of mending them.
-	Fresh bool
+	// Fresh are the existing machines that are made anew instead of being mended.
+	Fresh provider.Fresh
 	// Say, when not nil, is told what takes long.
 	Say func(text string)
 	// Limits bound the waits; zero fields have defaults.

@@ -80,7 +80,7 @@ func originFile(lab provider.Lab) string { return filepath.Join(lab.Dir, "setup"
 
 // HasSetUp implements provider.SetUpKeeper.
 func (p *Provider) HasSetUp(ctx context.Context, lab provider.Lab) bool {
-	if p.o.SetUps == "" || p.o.Fresh {
+	if p.o.SetUps == "" || p.o.Fresh.Any() {
 		return false
 	}
 	if _, err := p.o.Images.Get(topology.FilledQEMU(lab.Topology.Providers.QEMU).Images.Linux); err != nil {
