@@ -3,8 +3,6 @@ package netns
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -307,88 +305,6 @@ func TestRunPassesStreamsAndCodes(t *testing.T) {
 	}
 }
 
-// sleeper is a daemon that the tests start: sleep under the node's folder.
-func sleeper(t *testing.T, d provider.Driver, pl provider.Lab) (daemon, nsGuest) {
-	t.Helper()
-	g := machine(t, d, pl, "be1").Guest.(nsGuest)
-	sleep, err := exec.LookPath("sleep")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Push(t.Context(), guest.File{Path: "sleep", Source: sleep, Executable: true}); err != nil {
-		t.Fatal(err)
-	}
-	var started daemon
-	err = g.enter(func(ns fabric.Namespace) (err error) {
-		started, err = startDaemon(ns, g.dir, daemon{Name: "web", Spec: "spec", Argv: []string{filepath.Join(g.dir, "sleep"), "1000"}})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return started, g
-}
-
-func TestDaemonIsKnownByMoreThanItsPid(t *testing.T) {
-	d, pl := newLab(t, "tndaemon")
-	bringUp(t, d, pl)
-	started, g := sleeper(t, d, pl)
-	if again, err := readDaemon(g.dir, "web"); err != nil || !again.Alive() {
-		t.Fatalf("read back: %+v, %v", again, err)
-	}
-	other := started
-	other.Start++
-	if other.Alive() {
-		t.Error("a process with another start time counts as the daemon")
-	}
-	if err := other.stop(t.Context(), g.dir, time.Second); err != nil {
-		t.Error(err)
-	}
-	if !started.Alive() {
-		t.Fatal("a process that got the pid later was killed")
-	}
-	rebooted := started
-	rebooted.Boot = "another boot"
-	if rebooted.Alive() {
-		t.Error("a process of another boot counts as the daemon")
-	}
-	if err := started.stop(t.Context(), g.dir, time.Second); err != nil {
-		t.Error(err)
-	}
-	if started.Alive() {
-		t.Error("still alive after stop")
-	}
-}
-
-func TestDestroyEndsDaemonsThatNobodyRemembers(t *testing.T) {
-	d, pl := newLab(t, "tnorphan")
-	bringUp(t, d, pl)
-	started, g := sleeper(t, d, pl)
-	if err := os.Remove(daemonFile(g.dir, "web")); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Destroy(t.Context(), pl); err != nil {
-		t.Fatal(err)
-	}
-	if started.Alive() {
-		t.Error("the daemon outlived its lab")
-	}
-	if _, err := os.Stat(filepath.Join(pinsOf(pl), "anything")); !errors.Is(err, fs.ErrNotExist) || isBPFFS(pinsOf(pl)) {
-		t.Error("the bpf file system is still mounted")
-	}
-}
-
-func TestDaemonThatEndsAtOnceIsReportedWithItsLastWords(t *testing.T) {
-	d, pl := newLab(t, "tnwords")
-	bringUp(t, d, pl)
-	s := machine(t, d, pl, "be1").System.(system)
-	argv := []string{"/bin/sh", "-c", "echo no port for me; exit 3"}
-	err := s.ensureDaemon(t.Context(), daemon{Name: "web", Spec: "spec", Argv: argv, At: "tcp 20.1.1.10:80"})
-	if err == nil || !strings.Contains(err.Error(), "no port for me") || !strings.Contains(err.Error(), "be1") {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestVerbsTakeWholeSets(t *testing.T) {
 	d, pl := newLab(t, "tnverbs")
 	bringUp(t, d, pl)
@@ -424,41 +340,5 @@ func TestTooLongStateFolderIsRefused(t *testing.T) {
 	_, err := markOf(provider.Lab{Dir: "/" + strings.Repeat("x", 300)}, "be1")
 	if err == nil || !strings.Contains(err.Error(), "LABCTL_STATE_DIR") {
 		t.Errorf("got %v", err)
-	}
-}
-
-// fakeProbes answer as they are told.
-type fakeProbes struct{ privileges, namespaces, links, xdp, cls error }
-
-func (f fakeProbes) Kernel() string    { return "Linux 4.9" }
-func (f fakeProbes) Privileges() error { return f.privileges }
-func (f fakeProbes) Namespaces() error { return f.namespaces }
-func (f fakeProbes) Links() error      { return f.links }
-func (f fakeProbes) XDP() error        { return f.xdp }
-func (f fakeProbes) SchedCLS() error   { return f.cls }
-
-func TestCheckSaysWhatIsMissing(t *testing.T) {
-	no := errors.New("invalid argument")
-	for _, c := range []struct {
-		name    string
-		probes  fakeProbes
-		missing string
-	}{
-		{"a kernel without XDP", fakeProbes{xdp: no}, "XDP: invalid argument; use a kernel"},
-		{"a kernel without TC programs", fakeProbes{cls: no}, "TC programs: invalid argument"},
-		{"a user who is not root", fakeProbes{privileges: fmt.Errorf("not root"), xdp: no}, "privileges: not root; run it as root"},
-		{"a container without namespaces", fakeProbes{namespaces: no}, "network namespaces: invalid argument"},
-		{"all there", fakeProbes{}, ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			p := &namespaces{probes: c.probes}
-			err := provider.CheckFatal(Name, p.Check(t.Context(), provider.Lab{}))
-			switch {
-			case c.missing == "" && err != nil:
-				t.Errorf("unexpected: %v", err)
-			case c.missing != "" && (err == nil || !strings.Contains(err.Error(), c.missing)):
-				t.Errorf("got %v, expected %q in it", err, c.missing)
-			}
-		})
 	}
 }
