@@ -33,9 +33,14 @@ const (
 // that another machine's failure cuts off from us goes on until it reads the
 // end of its input.
 func (g *Guest) Run(ctx context.Context, c guest.Command) error {
+	return g.run(ctx, strings.Join(c.Argv, " "), c)
+}
+
+// run is Run of a command that errors call by another name.
+func (g *Guest) run(ctx context.Context, name string, c guest.Command) error {
 	line, mark, err := g.commandLine(c.Argv)
 	if err != nil {
-		return g.errorf("run %s: %w", strings.Join(c.Argv, " "), err)
+		return g.errorf("run %s: %w", name, err)
 	}
 	session, err := g.session(ctx)
 	if err != nil {
@@ -44,14 +49,14 @@ func (g *Guest) Run(ctx context.Context, c guest.Command) error {
 	defer session.Close()
 	r := &running{guest: g, session: session, group: make(chan string, 1), failed: make(chan struct{})}
 	if err := r.start(line, mark, c); err != nil {
-		return g.errorf("run %s: %w: %w", strings.Join(c.Argv, " "), ErrUnreachable, err)
+		return g.errorf("run %s: %w: %w", name, ErrUnreachable, err)
 	}
 	if err := r.wait(ctx, c); err != nil {
 		var exit *guest.ExitError
 		if errors.As(err, &exit) {
 			return exit
 		}
-		return g.errorf("run %s: %w", strings.Join(c.Argv, " "), err)
+		return g.errorf("run %s: %w", name, err)
 	}
 	return nil
 }
