@@ -54,6 +54,10 @@ func Debian() Recipe {
 			// What an emulated CPU pays for with each page, system call or wait, and
 			// a lab's machine has no use for: about a third of the boot.
 			"nokaslr mitigations=off init_on_alloc=0 lsm= audit=0 cryptomgr.notests nowatchdog mce=off",
+			// Programs at the same addresses each time: QEMU translates code by its virtual
+			// address, and would translate libc anew for each process. A third of what
+			// starting a program costs remains.
+			"norandmaps",
 			"tsc=reliable no_timer_check rcupdate.rcu_expedited=1",
 		}, " "),
 		DiskMB: 2048, FirstBootVersion: 1, Version: recipeVersion,
