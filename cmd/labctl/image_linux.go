@@ -55,6 +55,7 @@ func (a *app) imageBuildCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&o.FirstBoot, "first-boot", "", "path of the program that applies the seed (default: l4lab-firstboot beside labctl)")
 	flags.StringVar(&o.Mirror, "mirror", "", "where packages come from (default: http://deb.debian.org/debian)")
+	flags.StringVar(&o.Security, "security-mirror", "", "where security updates come from (default: http://deb.debian.org/debian-security, none with --mirror)")
 	flags.BoolVarP(&verbose, "verbose", "v", false, "print what mmdebstrap writes on standard error")
 	outputFlag(flags, &output)
 	return cmd

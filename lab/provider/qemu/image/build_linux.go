@@ -21,8 +21,10 @@ import (
 type BuildOptions struct {
 	// FirstBoot is the path of the first-boot program, for Linux on amd64.
 	FirstBoot string
-	// Mirror is where packages come from; "" is the recipe's.
-	Mirror string
+	// Mirror is where packages come from, Security where their security updates do.
+	// "" is the recipe's, the latter only where Mirror is, too: a mirror of one's
+	// own is taken at its word.
+	Mirror, Security string
 	// Log gets what the tools write; nil drops it.
 	Log io.Writer
 }
@@ -161,12 +163,24 @@ cd "$L4LAB_SCRATCH"
 apt-get -q download "$name"
 mv "$name"_*.deb kernel.deb`
 
-// bootstrap installs the distribution's packages into the tree.
-func (b *builder) bootstrap(ctx context.Context) error {
-	mirror := b.BuildOptions.Mirror
+// sources are the mirrors as mmdebstrap takes them: the first for the suite, others in
+// the form of sources.list(5).
+func (b *builder) sources() []string {
+	mirror, security := b.BuildOptions.Mirror, b.BuildOptions.Security
 	if mirror == "" {
 		mirror = b.Recipe.Mirror
+		if security == "" {
+			security = b.Recipe.Security
+		}
 	}
+	if security == "" {
+		return []string{mirror}
+	}
+	return []string{mirror, "deb " + security + " " + b.Suite + "-security main"}
+}
+
+// bootstrap installs the distribution's packages into the tree.
+func (b *builder) bootstrap(ctx context.Context) error {
 	argv := []string{"mmdebstrap", "--mode=root", "--variant=essential", "--format=directory", "--architectures=amd64",
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
 		"--include=" + strings.Join(b.Packages, ","),
@@ -177,7 +191,7 @@ func (b *builder) bootstrap(ctx context.Context) error {
 	for _, pattern := range b.Exclude {
 		argv = append(argv, "--dpkgopt=path-exclude="+pattern)
 	}
-	argv = append(argv, b.Suite, b.root, mirror)
+	argv = append(append(argv, b.Suite, b.root), b.sources()...)
 	env := []string{"L4LAB_SCRATCH=" + b.scratch, "L4LAB_KERNEL=" + b.Kernel, "SOURCE_DATE_EPOCH=" + epoch}
 	if err := runLogged(ctx, b.Log, env, argv...); err != nil {
 		return err

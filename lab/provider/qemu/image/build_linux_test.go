@@ -70,6 +70,29 @@ func TestDebianRecipe(t *testing.T) {
 	}
 }
 
+func TestWherePackagesComeFrom(t *testing.T) {
+	const security = "deb http://deb.debian.org/debian-security bookworm-security main"
+	for _, c := range []struct {
+		name string
+		o    BuildOptions
+		want []string
+	}{
+		{"Debian's mirrors unless one is named", BuildOptions{}, []string{"http://deb.debian.org/debian", security}},
+		{"a mirror of one's own alone", BuildOptions{Mirror: "http://localhost/d"}, []string{"http://localhost/d"}},
+		{"two of one's own", BuildOptions{Mirror: "http://localhost/d", Security: "http://localhost/s"},
+			[]string{"http://localhost/d", "deb http://localhost/s bookworm-security main"}},
+		{"another mirror of security updates", BuildOptions{Security: "http://localhost/s"},
+			[]string{"http://deb.debian.org/debian", "deb http://localhost/s bookworm-security main"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := builder{Recipe: Debian(), BuildOptions: c.o}
+			if got := b.sources(); !slices.Equal(got, c.want) {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 func TestLoadOrder(t *testing.T) {
 	dep := filepath.Join(t.TempDir(), "modules.dep")
 	content := "kernel/a/virtio_pci.ko: kernel/a/modern.ko kernel/a/virtio.ko kernel/a/ring.ko\n" +

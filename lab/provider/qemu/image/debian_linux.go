@@ -20,7 +20,7 @@ func Debian() Recipe {
 	files := tree("debian/rootfs")
 	files["etc/systemd/system/"+firstboot.UnitName] = firstboot.Unit
 	return Recipe{
-		Name: "debian", Suite: "bookworm", Mirror: "http://deb.debian.org/debian",
+		Name: "debian", Suite: "bookworm", Mirror: "http://deb.debian.org/debian", Security: "http://deb.debian.org/debian-security",
 		Packages: []string{
 			"diffutils", "iproute2", "kmod", "nginx-light", "openssh-server", "openssh-sftp-server", "procps",
 			"systemd", "systemd-sysv", "udev",

@@ -12,8 +12,10 @@ import (
 type Recipe struct {
 	Name  string
 	Suite string
-	// Mirror is where packages come from unless BuildOptions name another.
-	Mirror string `json:"-"`
+	// Mirror is where packages come from and Security where their security updates
+	// do, unless BuildOptions name others.
+	Mirror   string `json:"-"`
+	Security string `json:"-"`
 	// Packages are installed beside the essential ones, without those they only
 	// recommend; files whose path matches Exclude are left out of all packages.
 	Packages []string
