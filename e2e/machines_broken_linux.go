@@ -173,7 +173,7 @@ func (s *suite) brokenMachines(t *topology.Topology) {
 		// Without this it restarts at once, as the image has it.
 		s.exec(t.Name, "be4", "sh", "-c", "echo 0 >/proc/sys/kernel/panic; (sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &")
 		Eventually(func() string { return health("be4") }).WithTimeout(bootPatience).WithPolling(time.Second).
-			Should(MatchRegexp(`panicked.* The end of its console: .*Kernel panic.*sysrq triggered crash`))
+			Should(MatchRegexp(`its kernel has panicked; .* Its console: Kernel panic - not syncing: sysrq triggered crash`))
 		Expect(health("be3")).To(MatchRegexp("has ended; `labctl up` starts it again. The end of its console: .+"))
 		mended()
 		Expect(s.machineProcess(t.Name, "be3")).NotTo(BeElementOf(0, killed))

@@ -120,8 +120,8 @@ func (p *Provider) fault(ctx context.Context, lab provider.Lab, name, port strin
 		return "has ended; `labctl up` starts it again. The end of its console: " + lastLine(v.Console(consoleTail))
 	case err != nil:
 		return err.Error()
-	case panicked(v):
-		return "its kernel has panicked; `labctl up` mends it. The end of its console: " + lastLine(v.Console(consoleTail))
+	case s == vm.Panicked, panicked(v):
+		return "its kernel has panicked; `labctl up` starts it again. Its console: " + panicLine(v.Console(panicTail))
 	case s != vm.Running:
 		return fmt.Sprintf("is %s; `labctl up` mends it. The end of its console: %s", s, lastLine(v.Console(consoleTail)))
 	}
@@ -140,6 +140,21 @@ func aboutOf(r record) string {
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])
+}
+
+// panicTail is how much of a console has a kernel's last words and the trace that follows
+// them, in bytes.
+const panicTail = 8000
+
+// panicLine is where a console says why the kernel panicked, else its last line. A trace
+// follows it, at whose end a machine with pvpanic is stopped.
+func panicLine(text string) string {
+	at := strings.LastIndex(text, "Kernel panic - not syncing")
+	if at < 0 {
+		return lastLine(text)
+	}
+	line, _, _ := strings.Cut(text[at:], "\n")
+	return strings.TrimSpace(line)
 }
 
 // changed says what a machine was made from that is another now, "" when nothing is.

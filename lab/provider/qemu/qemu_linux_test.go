@@ -229,3 +229,17 @@ func needQEMU(t *testing.T) {
 		t.Skip(err)
 	}
 }
+
+func TestAPanicIsShownByTheLineThatSaysWhy(t *testing.T) {
+	for name, c := range map[string]struct{ console, want string }{
+		"with a trace after it":            {"a\n[ 31.1] Kernel panic - not syncing: sysrq triggered crash\n[ 31.2] Call Trace:\n[ 31.8]  </TASK>\n", "Kernel panic - not syncing: sysrq triggered crash"},
+		"the last of several":              {"Kernel panic - not syncing: one\nLinux version 6\nKernel panic - not syncing: two", "Kernel panic - not syncing: two"},
+		"by the end where nothing says so": {"login:\n\n", "login:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := panicLine(c.console); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
