@@ -24,6 +24,8 @@ const (
 	hostVerbs  = "../../provider/hyperv/scripts"
 	guestVerbs = "../../role/windows/guestscripts"
 	fileVerbs  = "../transfer"
+	// firstStart runs in a guest by itself: it is no verb.
+	firstStart = "../../guest/answer/start.ps1"
 )
 
 // rules are this project's: who may do what others may not.
@@ -37,8 +39,10 @@ var rules = pscheck.Rules{
 	Remote:    []string{"guest-invoke", "guest-push", "guest-pull"},
 }
 
-// given are variables that a script finds set: the bootstrap's reader.
+// given are variables that a script finds set: the bootstrap's reader, and the
+// folder of one that is run from a file.
 var given = map[string][]string{
+	"start":        {"psscriptroot"},
 	"file-receive": {"standardinput"},
 	"host-exec":    {"standardinput"},
 }
@@ -130,7 +134,7 @@ func TestEveryScriptUsesOnlyWhatIsDocumentedAndKeepsItsContract(t *testing.T) {
 		report(t, pscheck.Commands(s, table, rules))
 		report(t, pscheck.Variables(s, given[s.Name]...))
 	}
-	for _, s := range parse(t, []string{bootstrap}) {
+	for _, s := range parse(t, []string{bootstrap, firstStart}) {
 		check(t, s)
 	}
 	for _, side := range sides(t) {
@@ -165,7 +169,7 @@ func TestPesterTestsAndStubsCanBeRead(t *testing.T) {
 }
 
 func TestEveryScriptIsPlainText(t *testing.T) {
-	all := slices.Concat([]string{bootstrap}, files(t, hostVerbs, false), files(t, guestVerbs, false), files(t, fileVerbs, false),
+	all := slices.Concat([]string{bootstrap, firstStart}, files(t, hostVerbs, false), files(t, guestVerbs, false), files(t, fileVerbs, false),
 		files(t, hostVerbs, true), files(t, guestVerbs, true), files(t, fileVerbs, true))
 	for _, file := range all {
 		text, err := os.ReadFile(file)

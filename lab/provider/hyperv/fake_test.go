@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"l4lab/lab/guest/answer"
 	"l4lab/lab/powershell"
 	"l4lab/lab/powershell/powershelltest"
 	"l4lab/lab/powershell/transfer"
@@ -351,7 +352,7 @@ func (w *world) answerGuests(v scripts.Verbs) {
 			return scripts.GuestInvokeResult{}, notFound(p.ID)
 		case vm.State != running || w.deaf[p.ID]:
 			return scripts.GuestInvokeResult{}, &powershell.ScriptError{Script: "guest-invoke", Code: scripts.GuestNotReady, Message: "the guest does not answer"}
-		case !bytes.Contains(w.files[join(`C:\l4lab\demo\disks`, vm.Node+".vhdx!unattend")], []byte(hidden(p.Credential.Password, "AdministratorPassword"))):
+		case !bytes.Contains(w.files[join(`C:\l4lab\demo\disks`, vm.Node+".vhdx!unattend")], []byte(answer.Hidden(powershell.Password(p.Credential.Password), "AdministratorPassword"))):
 			return scripts.GuestInvokeResult{}, &powershell.ScriptError{Script: "guest-invoke", Code: scripts.GuestAuth, Message: "the guest refused the credentials"}
 		}
 		if string(text) == guests.PortsEnsure.Text {

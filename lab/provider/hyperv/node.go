@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"l4lab/lab/guest"
+	"l4lab/lab/guest/answer"
+	"l4lab/lab/powershell"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
 	"l4lab/topology"
@@ -224,7 +226,7 @@ func (b *build) instruct(ctx context.Context) (dvd string, err error) {
 	if err != nil {
 		return "", err
 	}
-	file, err := unattend(b.name, login)
+	file, err := answer.File{Computer: b.name, User: login.User, Password: powershell.Password(login.Password)}.Text()
 	if err != nil {
 		return "", err
 	}
