@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
-	"l4lab/lab/guest"
 	"l4lab/lab/guest/answer"
 	"l4lab/lab/powershell"
 	"l4lab/lab/provider"
@@ -282,19 +280,6 @@ func (b *build) start(ctx context.Context) error {
 func (b *build) stop(ctx context.Context, seconds int) error {
 	if _, err := b.verbs.VMStop.Run(ctx, b.runner, scripts.VMStopParams{ID: b.id, Mark: b.mark, Seconds: seconds}); err != nil {
 		return b.errorf("turn it off: %w", err)
-	}
-	return nil
-}
-
-// pushAll brings files of this machine into the guest's folder.
-func pushAll(ctx context.Context, g guest.Guest, files []string) error {
-	for _, f := range files {
-		if _, err := os.Stat(f); err != nil {
-			return err
-		}
-		if err := g.Push(ctx, guest.File{Path: base(f), Source: f}); err != nil {
-			return err
-		}
 	}
 	return nil
 }
