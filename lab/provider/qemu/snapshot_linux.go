@@ -310,6 +310,9 @@ func (b *build) load(ctx context.Context, k kept) (*vm.VM, error) {
 // settle has a machine that goes on from a kept state answer, and sets its clock, which
 // stood still.
 func (b *build) settle(ctx context.Context, v *vm.VM) error {
+	if b.design.windows != nil {
+		return b.settleWindows(ctx, v)
+	}
 	if err := b.await(ctx, v, b.o.Limits.Revive); err != nil {
 		return err
 	}

@@ -214,6 +214,19 @@ func ovmf() [][2]string {
 	}
 }
 
+// FindUEFI returns the path of the firmware for machines that boot by UEFI.
+func FindUEFI() (string, error) {
+	for _, pair := range ovmf() {
+		if _, err := os.Stat(pair[0]); err == nil {
+			return pair[0], nil
+		}
+	}
+	return "", errNoOVMF
+}
+
+// errNoOVMF says that the distribution's UEFI firmware is missing.
+var errNoOVMF = errors.New("it boots by UEFI and there is no OVMF here; install Debian's package ovmf")
+
 // uefiCode returns OVMF's code, and makes the machine's own copy of its
 // variables where there is none yet.
 func uefiCode(dir string) (code string, err error) {
@@ -230,7 +243,7 @@ func uefiCode(dir string) (code string, err error) {
 		}
 		return pair[0], os.WriteFile(efivarsFile(dir), variables, 0o600)
 	}
-	return "", errors.New("it boots by UEFI and there is no OVMF here; install Debian's package ovmf")
+	return "", errNoOVMF
 }
 
 // escape protects a value in one of QEMU's option lists, where a comma ends it.
