@@ -101,7 +101,9 @@ func (p *Provider) save(ctx context.Context, lab provider.Lab, name, dir string,
 			return fmt.Errorf("%s: keep its state: %w; `labctl up` starts it", node, err)
 		}
 		machines[node] = v
-		p.drop(lab, node) // or the guest would keep a session that nobody ends
+		if err := p.hangUp(ctx, lab, node); err != nil {
+			return fmt.Errorf("%s: keep its state: %w", node, err)
+		}
 	}
 	if err := each(nodes, func(node string) error { return machines[node].Pause(ctx) }); err != nil {
 		return multierror.Append(err, p.goOn(ctx, machines))

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hashicorp/go-multierror"
+
 	"l4lab/lab/capture"
 	"l4lab/lab/capture/pcapng"
 	"l4lab/lab/guest"
@@ -101,21 +103,40 @@ func upload(ctx context.Context, to powershell.Runner, source, hash, path string
 	return transfer.Upload(ctx, to, transfer.NewVerbs(), f, path, nil)
 }
 
-// dropWindows ends the logon to a node and forgets it. A guest that is gone keeps no
-// shell, and nobody waits for one that does not answer.
-func (p *Provider) dropWindows(lab provider.Lab, name string) {
+// takeWindows forgets the logon to a node and returns it; nil when there is none.
+func (p *Provider) takeWindows(lab provider.Lab, name string) (taken []*windowsGuest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, w := range p.windows {
 		if strings.HasPrefix(key, guestKey(lab, name)) {
 			delete(p.windows, key)
-			go func() {
-				ctx, cancel := context.WithTimeout(context.Background(), lookLimit)
-				defer cancel()
-				_ = w.runner.Close(ctx)
-			}()
+			taken = append(taken, w)
 		}
 	}
+	return taken
+}
+
+// dropWindows forgets the logon to a node that is about to end, or has. The shell goes
+// with the guest: nobody waits for one that does not answer.
+func (p *Provider) dropWindows(lab provider.Lab, name string) {
+	for _, w := range p.takeWindows(lab, name) {
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), lookLimit)
+			defer cancel()
+			_ = w.runner.Close(ctx)
+		}()
+	}
+}
+
+// hangUp ends what labctl has in a guest that goes on without it, or it would keep a
+// session that nobody ends.
+func (p *Provider) hangUp(ctx context.Context, lab provider.Lab, name string) error {
+	var errs *multierror.Error
+	for _, w := range p.takeWindows(lab, name) {
+		errs = multierror.Append(errs, w.runner.Close(ctx))
+	}
+	p.drop(lab, name)
+	return errs.ErrorOrNil()
 }
 
 // windowsDisc is the disc that tells a guest who it is: as secret as what is in it.
