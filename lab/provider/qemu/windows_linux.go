@@ -16,7 +16,6 @@ import (
 
 	"l4lab/lab/capture"
 	"l4lab/lab/capture/pcapng"
-	"l4lab/lab/guest"
 	"l4lab/lab/guest/answer"
 	"l4lab/lab/guest/keys"
 	"l4lab/lab/powershell"
@@ -74,9 +73,7 @@ func (p *Provider) windowsGuest(lab provider.Lab, name string) (*windowsGuest, e
 	})
 	m, err := windows.New(windows.Options{
 		Machine: name, Address: address, MAC: fabric.MACOf(address), Runner: runner, Profile: ebpf.Profile, Changing: &sync.Mutex{},
-		Upload: func(ctx context.Context, source, hash, path string) error {
-			return upload(ctx, runner, source, hash, path)
-		},
+		Upload: windows.Uploader(runner),
 	})
 	if err != nil {
 		return nil, err
@@ -84,23 +81,6 @@ func (p *Provider) windowsGuest(lab provider.Lab, name string) (*windowsGuest, e
 	w := &windowsGuest{m, runner}
 	p.windows[key] = w
 	return w, nil
-}
-
-// upload brings a local file into a guest.
-func upload(ctx context.Context, to powershell.Runner, source, hash, path string) error {
-	f, err := os.Open(source)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	got, err := guest.HashFile(source)
-	if err != nil {
-		return err
-	}
-	if hash != "" && !strings.EqualFold(got, hash) {
-		return fmt.Errorf("%s has the SHA-256 %s, not %s: it was changed meanwhile", source, got, hash)
-	}
-	return transfer.Upload(ctx, to, transfer.NewVerbs(), f, path, nil)
 }
 
 // takeWindows forgets the logon to a node and returns it; nil when there is none.
