@@ -64,7 +64,7 @@ func windowsLab(t *testing.T) (*Provider, provider.Lab) {
 	}
 	lab.Topology.Providers.QEMU = &block
 	putWindowsImage(t, p, image.Image{Name: "server", OS: topology.Windows, SHA256: "sum", Firmware: image.BIOS})
-	p.o.Limits = Limits{Windows: 5 * time.Second, Revive: 500 * time.Millisecond, Refused: 300 * time.Millisecond, Pause: 10 * time.Millisecond}.withDefaults()
+	p.o.Limits = Limits{Windows: 20 * time.Second, Revive: 2 * time.Second, Refused: 300 * time.Millisecond, Pause: 10 * time.Millisecond}.withDefaults()
 	return p, lab
 }
 
