@@ -17,14 +17,14 @@ type Programs map[topology.OS]string
 func (p Programs) Needed(d provider.Driver, t topology.Topology) Programs {
 	needed := Programs{}
 	for _, n := range t.Nodes {
-		needed[n.OS] = p[d.Runs(n.OS)]
+		needed[n.OS] = p[d.Runs(t, n.OS)]
 	}
 	return needed
 }
 
 // program returns the path of what a node of that system gets.
-func (l *Lab) program(d provider.Driver, system topology.OS) string {
-	return l.options.Programs[d.Runs(system)]
+func (l *Lab) program(d provider.Driver, t topology.Topology, system topology.OS) string {
+	return l.options.Programs[d.Runs(t, system)]
 }
 
 // programHashes returns the SHA-256 of what the nodes get, by their operating systems.
@@ -33,7 +33,8 @@ func (l *Lab) programHashes(d provider.Driver, t topology.Topology) (map[topolog
 	for system, path := range l.options.Programs.Needed(d, t) {
 		hash, err := guest.HashFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("find the agent's program for %s: %w; build it with `make build`, or name it with %s", d.Runs(system), err, FlagOf(d.Runs(system)))
+			runs := d.Runs(t, system)
+			return nil, fmt.Errorf("find the agent's program for %s: %w; build it with `make build`, or name it with %s", runs, err, FlagOf(runs))
 		}
 		hashes[system] = hash
 	}

@@ -21,10 +21,15 @@ func TestEachNodeGetsTheProgramOfItsSystem(t *testing.T) {
 	cases := []struct {
 		name       string
 		emulates   []topology.OS
+		real       func(topology.Topology, topology.OS) bool
 		linux, win string
 	}{
-		{"a provider that has Windows gives it its own", nil, "the agent", "the agent's exe"},
-		{"one that emulates Windows gives it Linux's", []topology.OS{topology.Windows}, "the agent", "the agent"},
+		{"a provider that has Windows gives it its own", nil, nil, "the agent", "the agent's exe"},
+		{"one that emulates Windows gives it Linux's", []topology.OS{topology.Windows}, nil, "the agent", "the agent"},
+		{"one that has it where the topology says so gives it its own there", []topology.OS{topology.Windows},
+			func(t topology.Topology, os topology.OS) bool { return t.Name == "l4lb" && os == topology.Windows }, "the agent", "the agent's exe"},
+		{"and Linux's elsewhere", []topology.OS{topology.Windows},
+			func(t topology.Topology, _ topology.OS) bool { return t.Name == "other" }, "the agent", "the agent"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -32,7 +37,7 @@ func TestEachNodeGetsTheProgramOfItsSystem(t *testing.T) {
 			s.options.Programs[topology.Windows] = filepath.Join(t.TempDir(), "lbagent.exe")
 			writeProgram(t, s.options.Programs[topology.Windows], "the agent's exe")
 			d := s.driver("fake")
-			d.Emulates = c.emulates
+			d.Emulates, d.Real = c.emulates, c.real
 			s.options.Drivers = []provider.Driver{d}
 			s.up(t)
 			same(t, "be1's page, on Windows", specEnd(s.Machines["l4lb/be1"].Page), hashOfText(c.win)[:12])

@@ -128,7 +128,7 @@ func nodeStatus(ctx context.Context, r running, actual provider.Actual, name str
 	n.Address, _ = t.Address(name)
 	if node, ok := t.Nodes[name]; ok {
 		n.Role, n.OS = node.Role, node.OS
-		n.Emulated = slices.Contains(r.driver.Emulates, node.OS)
+		n.Emulated = r.driver.Emulated(r.state.Topology, node.OS)
 	}
 	m, exists := actual.Machines[name]
 	switch {

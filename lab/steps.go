@@ -163,20 +163,20 @@ func (l *Lab) verbs(d provider.Driver, s plan.Step, hashes map[topology.OS]strin
 	case plan.Agent:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
 			n := t.Nodes[s.Machine]
-			return sys.EnsureAgent(ctx, role.Agent{Address: n.Address, Program: l.program(d, n.OS), Hash: hashes[n.OS]})
+			return sys.EnsureAgent(ctx, role.Agent{Address: n.Address, Program: l.program(d, t, n.OS), Hash: hashes[n.OS]})
 		}), gone(role.SubjectAgent), nil
 	case plan.Decap:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
 			n := t.Nodes[s.Machine]
 			return sys.EnsureDecap(ctx, role.Decap{
 				Hook: role.HookOf(n.OS), Address: n.Address, Balancer: t.Nodes[t.LoadBalancer()].Address,
-				Program: l.program(d, n.OS), Hash: hashes[n.OS],
+				Program: l.program(d, t, n.OS), Hash: hashes[n.OS],
 			})
 		}), gone(role.SubjectDecap), nil
 	case plan.Page:
 		return on(func(ctx context.Context, sys role.System, t topology.Topology) error {
 			p := role.PageOf(t, s.Machine)
-			p.Program, p.Hash = l.program(d, p.OS), hashes[p.OS]
+			p.Program, p.Hash = l.program(d, t, p.OS), hashes[p.OS]
 			return sys.EnsurePage(ctx, p)
 		}), gone(role.SubjectPage), nil
 	}

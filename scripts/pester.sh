@@ -21,5 +21,5 @@ fi
 exec pwsh -NoLogo -NoProfile -NonInteractive -Command '
 	$ErrorActionPreference = "Stop"
 	Import-Module -Name Pester -MinimumVersion 5.0
-	$result = Invoke-Pester -Path "lab/provider/hyperv/scripts", "lab/role/windows/guestscripts" -PassThru
+	$result = Invoke-Pester -Path "lab/powershell/transfer", "lab/provider/hyperv/scripts", "lab/role/windows/guestscripts" -PassThru
 	exit [int]($result.FailedCount -gt 0 -or $result.TotalCount -eq 0)'

@@ -246,7 +246,7 @@ func at(v reflect.Value, path string) reflect.Value {
 
 // files returns pointers to the paths of files of this machine in the block.
 func (h *HyperV) files() []*string {
-	list := []*string{&h.EBPF.MSI, &h.EBPF.XDP}
+	list := h.EBPF.files()
 	if h.Host != nil {
 		list = append(list, &h.Host.CAFile, &h.Host.Credentials.PasswordFile)
 	}
@@ -255,18 +255,27 @@ func (h *HyperV) files() []*string {
 			list = append(list, &i.File, &i.Login.PasswordFile)
 		}
 	}
-	for i := range h.EBPF.Programs {
-		list = append(list, &h.EBPF.Programs[i])
+	return list
+}
+
+func (e *EBPF) files() []*string {
+	list := []*string{&e.MSI, &e.XDP}
+	for i := range e.Programs {
+		list = append(list, &e.Programs[i])
 	}
 	return list
 }
 
 // resolve makes the paths of files relative to the topology's own folder.
 func (p *Providers) resolve(dir string) error {
-	if p.HyperV == nil {
-		return nil
+	var files []*string
+	if p.HyperV != nil {
+		files = p.HyperV.files()
 	}
-	for _, path := range p.HyperV.files() {
+	if p.QEMU != nil {
+		files = append(files, p.QEMU.files()...)
+	}
+	for _, path := range files {
 		if *path == "" || filepath.IsAbs(*path) {
 			continue
 		}

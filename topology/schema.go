@@ -64,6 +64,8 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return enum(LoopbackBuiltin, LoopbackKMTest)
 	case reflect.TypeFor[Accel]():
 		return enum(AccelAuto, AccelKVM, AccelTCG)
+	case reflect.TypeFor[Card]():
+		return enum(CardE1000, CardVirtio)
 	}
 	return nil
 }
@@ -145,7 +147,7 @@ func mappings() []reflect.Type {
 		reflect.TypeFor[Topology](), reflect.TypeFor[Switch](), reflect.TypeFor[Client](), reflect.TypeFor[Node](), reflect.TypeFor[Service](),
 		reflect.TypeFor[Providers](), reflect.TypeFor[HyperV](), reflect.TypeFor[HyperVHost](), reflect.TypeFor[Credential](),
 		reflect.TypeFor[HyperVImages](), reflect.TypeFor[HyperVImage](), reflect.TypeFor[EBPF](),
-		reflect.TypeFor[QEMU](), reflect.TypeFor[QEMUImages](),
+		reflect.TypeFor[QEMU](), reflect.TypeFor[QEMUImages](), reflect.TypeFor[QEMUWindows](),
 	}
 }
 

@@ -55,26 +55,31 @@ func (v *validator) hyperv() {
 	for _, os := range []OS{Linux, Windows} {
 		v.hypervImage(os, h.Images.Of(os))
 	}
-	v.oneOf("reach", string(h.Reach), string(ReachDirect), string(ReachSSHJump), string(ReachPortProxy))
+	v.oneOf(hypervPath+".reach", string(h.Reach), string(ReachDirect), string(ReachSSHJump), string(ReachPortProxy))
 	if h.Local && (h.Reach == ReachSSHJump || h.Reach == ReachPortProxy) {
 		v.fault(hypervPath+".reach", "%s leads through the host, on which labctl runs already (local: true): take direct", h.Reach)
 	}
-	v.oneOf("ebpf.profile", string(h.EBPF.Profile), string(ProfileEFW), string(ProfileXDP))
-	if h.EBPF.XDP != "" && h.EBPF.Profile == ProfileEFW {
-		v.fault(hypervPath+".ebpf.xdp", "is for profile %s: %s has its XDP hook in eBPF for Windows", ProfileXDP, ProfileEFW)
+	v.ebpf(hypervPath+".ebpf", h.EBPF)
+	v.oneOf(hypervPath+".page", string(h.Page), string(PageLBAgent), string(PageNative))
+	v.oneOf(hypervPath+".loopback", string(h.Loopback), string(LoopbackBuiltin), string(LoopbackKMTest))
+}
+
+// ebpf judges what Windows guests load programs with.
+func (v *validator) ebpf(path string, e EBPF) {
+	v.oneOf(path+".profile", string(e.Profile), string(ProfileEFW), string(ProfileXDP))
+	if e.XDP != "" && e.Profile == ProfileEFW {
+		v.fault(path+".xdp", "is for profile %s: %s has its XDP hook in eBPF for Windows", ProfileXDP, ProfileEFW)
 	}
-	for i, p := range h.EBPF.Programs {
+	for i, p := range e.Programs {
 		if !strings.HasSuffix(p, ".sys") && !strings.HasSuffix(p, ".o") {
-			v.fault(fmt.Sprintf("%s.ebpf.programs[%d]", hypervPath, i), "%s is neither a native image (.sys) nor an object (.o)", strictyaml.Shorten(p))
+			v.fault(fmt.Sprintf("%s.programs[%d]", path, i), "%s is neither a native image (.sys) nor an object (.o)", strictyaml.Shorten(p))
 		}
 	}
-	v.oneOf("page", string(h.Page), string(PageLBAgent), string(PageNative))
-	v.oneOf("loopback", string(h.Loopback), string(LoopbackBuiltin), string(LoopbackKMTest))
 }
 
 func (v *validator) oneOf(path, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
-		v.fault(hypervPath+"."+path, "unknown value %s; allowed are %s", strictyaml.Shorten(value), strings.Join(allowed, ", "))
+		v.fault(path, "unknown value %s; allowed are %s", strictyaml.Shorten(value), strings.Join(allowed, ", "))
 	}
 }
 
@@ -85,7 +90,7 @@ func (v *validator) hypervHost(path string, host HyperVHost) {
 	if host.Port < 1 || host.Port > 65535 {
 		v.fault(path+".port", "%d is not between 1 and 65535", host.Port)
 	}
-	v.oneOf("host.auth", string(host.Auth), string(AuthNTLM), string(AuthBasic))
+	v.oneOf(hypervPath+".host.auth", string(host.Auth), string(AuthNTLM), string(AuthBasic))
 	if !host.HTTPS {
 		if host.Auth == AuthBasic {
 			v.fault(path+".auth", "basic sends the password itself and needs HTTPS: take ntlm, or leave https: false out")

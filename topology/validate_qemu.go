@@ -1,7 +1,7 @@
 package topology
 
 import (
-	"slices"
+	"reflect"
 
 	"l4lab/strictyaml"
 )
@@ -10,7 +10,9 @@ const (
 	qemuPath = "providers.qemu"
 	// minQEMUMemoryMB is what Debian's kernel with systemd and SSH starts in.
 	minQEMUMemoryMB = 192
-	imagePattern    = `^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`
+	// minWindowsMemoryMB is Microsoft's minimum for Windows Server without a desktop.
+	minWindowsMemoryMB = 512
+	imagePattern       = `^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$`
 )
 
 // imageName is the name of an image: it becomes one of a folder.
@@ -37,7 +39,26 @@ func (v *validator) qemu() {
 	if q.CPUs < 1 || q.CPUs > maxCPUs {
 		v.fault(qemuPath+".cpus", "%d is not between 1 and %d", q.CPUs, maxCPUs)
 	}
-	if !slices.Contains([]Accel{AccelAuto, AccelKVM, AccelTCG}, q.Accel) {
-		v.fault(qemuPath+".accel", "unknown value %s; allowed are auto, kvm, tcg", strictyaml.Shorten(string(q.Accel)))
+	v.oneOf(qemuPath+".accel", string(q.Accel), string(AccelAuto), string(AccelKVM), string(AccelTCG))
+	v.qemuWindows(*q)
+}
+
+// qemuWindows judges what is for real Windows guests.
+func (v *validator) qemuWindows(q QEMU) {
+	const path = qemuPath + ".windows"
+	w := q.Windows
+	if q.Images.Windows == "" {
+		if !reflect.ValueOf(w).IsZero() {
+			v.fault(path, "is for real Windows guests, and images.windows names no image: without one, Linux machines stand in for them")
+		}
+		return
 	}
+	if w.MemoryMB < minWindowsMemoryMB || w.MemoryMB > maxMemoryMB {
+		v.fault(path+".memoryMB", "%d is not between %d and %d", w.MemoryMB, minWindowsMemoryMB, maxMemoryMB)
+	}
+	if w.CPUs < 1 || w.CPUs > maxCPUs {
+		v.fault(path+".cpus", "%d is not between 1 and %d", w.CPUs, maxCPUs)
+	}
+	v.oneOf(path+".nic", string(w.NIC), string(CardE1000), string(CardVirtio))
+	v.ebpf(path+".ebpf", w.EBPF)
 }

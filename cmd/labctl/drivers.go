@@ -34,7 +34,7 @@ func (a *app) drivers(programs lab.Programs) []provider.Driver {
 // machineFlags are what bringing virtual machines up takes.
 func (a *app) machineFlags(f *pflag.FlagSet) {
 	f.BoolVar(&a.fresh.All, "fresh", false, "make all virtual machines anew instead of mending them")
-	f.DurationVar(&a.bootLimit, "boot-limit", 0, "how long a virtual machine of provider qemu may take to boot (default 8m)")
+	f.DurationVar(&a.bootLimit, "boot-limit", 0, "how long a virtual machine of provider qemu may take to boot (default 8m; a real Windows guest 30m)")
 	f.StringArrayVar(&a.faults, "sim-fault", nil, "what goes wrong on the simulated host that hyperv-sim starts (see labctl hvsim --help)")
 }
 

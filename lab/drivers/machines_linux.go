@@ -16,7 +16,7 @@ func (s *Set) addMachines(o Options) {
 	}
 	p := qemu.New(qemu.Options{
 		Images: images, SetUps: filepath.Join(images.Dir, ".setups"),
-		Program: o.Programs[topology.Linux], FirstBoot: o.FirstBoot, Fresh: o.Fresh, Say: o.Say,
+		Program: o.Programs[topology.Linux], WindowsProgram: o.Programs[topology.Windows], FirstBoot: o.FirstBoot, Fresh: o.Fresh, Say: o.Say,
 		Limits: qemu.Limits{Boot: o.BootLimit},
 	})
 	s.Drivers = append(s.Drivers, p.Driver())

@@ -63,7 +63,7 @@ func isLost(err error) bool {
 		return true
 	}
 	var lost *exchangeError
-	return errors.As(err, &lost) && errors.Is(err, ErrUnreachable) && !errors.Is(err, errPin) && !errors.Is(err, errClosed)
+	return errors.As(err, &lost) && errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrCertificate) && !errors.Is(err, errClosed)
 }
 
 // remote is the Runner of Connect.

@@ -1,6 +1,7 @@
 package powershell
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,6 +69,8 @@ type Endpoint struct {
 	// Timeout bounds each request, and is how long the machine may stay silent
 	// before a command's state is asked for again. 0: 30 s.
 	Timeout time.Duration
+	// Dial connects to the machine; nil: this machine's own network does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// EnvelopeSize is the most bytes of a request or an answer. 0: 512,000, the
 	// default of the service since Windows Server 2012 (MaxEnvelopeSizekb 500).
 	EnvelopeSize int

@@ -53,16 +53,17 @@ func (e Endpoint) tlsConfig() (*tls.Config, error) {
 	return c, nil
 }
 
-// errPin says that the machine's certificate is another than the pinned one.
-var errPin = errors.New("certificate is not the pinned one")
+// ErrCertificate: the machine's certificate is another than the pinned one. It matches
+// ErrUnreachable where it comes out of this package.
+var ErrCertificate = errors.New("certificate is not the pinned one")
 
 func checkPin(s tls.ConnectionState, want []byte) error {
 	if len(s.PeerCertificates) == 0 {
-		return errPin
+		return ErrCertificate
 	}
 	got := sha256.Sum256(s.PeerCertificates[0].Raw)
 	if string(got[:]) != string(want) {
-		return fmt.Errorf("%w: its SHA-256 is %s", errPin, hex.EncodeToString(got[:]))
+		return fmt.Errorf("%w: its SHA-256 is %s", ErrCertificate, hex.EncodeToString(got[:]))
 	}
 	return nil
 }

@@ -41,8 +41,12 @@ type transport struct {
 
 func newTransport(e Endpoint) (*transport, error) {
 	t := &transport{e: e}
+	dial := e.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: e.Timeout, KeepAlive: 15 * time.Second}).DialContext
+	}
 	base := &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: e.Timeout, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:           dial,
 		MaxConnsPerHost:       1,
 		IdleConnTimeout:       idleConnection,
 		TLSHandshakeTimeout:   e.Timeout,

@@ -284,7 +284,7 @@ func (s service) lost(ctx, timed context.Context, doing string, within time.Dura
 	}
 	e := s.failure(ErrUnreachable, doing, err.Error(), err)
 	switch {
-	case errors.Is(err, errPin):
+	case errors.Is(err, ErrCertificate):
 		e.todo = "compare it with the machine's own (Get-ChildItem Cert:\\LocalMachine\\My) before you pin it"
 	case strings.Contains(err.Error(), "x509:"):
 		e.todo = "name the authority's file, or pin the certificate's fingerprint"

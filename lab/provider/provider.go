@@ -31,6 +31,9 @@ type Capabilities struct {
 	// Emulates lists operating systems that nodes only stand in for: the node
 	// runs that system's programs on Linux, and status says so.
 	Emulates []topology.OS
+	// Real, when not nil, says of a system that Emulates lists whether a topology
+	// names what its nodes are made from: then they run it.
+	Real func(t topology.Topology, os topology.OS) bool
 	// Client is the operating system of the client; "": Linux.
 	Client topology.OS
 	// MaxMTU is the largest MTU that the lab's interfaces take, in bytes.
@@ -48,10 +51,15 @@ type Capabilities struct {
 	Simulated bool
 }
 
+// Emulated says whether a topology's nodes of an operating system only stand in for it.
+func (c Capabilities) Emulated(t topology.Topology, os topology.OS) bool {
+	return slices.Contains(c.Emulates, os) && (c.Real == nil || !c.Real(t, os))
+}
+
 // Runs returns the operating system whose programs a node of that system gets:
 // Linux where the node only stands in for it.
-func (c Capabilities) Runs(os topology.OS) topology.OS {
-	if slices.Contains(c.Emulates, os) {
+func (c Capabilities) Runs(t topology.Topology, os topology.OS) topology.OS {
+	if c.Emulated(t, os) {
 		return topology.Linux
 	}
 	return os

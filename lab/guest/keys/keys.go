@@ -1,9 +1,12 @@
-// Package keys makes and keeps the ed25519 keys of a lab: one that labctl logs
-// in with, and one for each node's SSH server, which is given to the node and
-// pinned, so that nobody is trusted on first use.
+// Package keys makes and keeps the secrets of a lab: the ed25519 key that labctl
+// logs in with, one for each node's SSH server, which is given to the node and
+// pinned, so that nobody is trusted on first use, and for nodes that run Windows a
+// certificate of the WinRM server, pinned likewise, and the administrator's password.
 //
 //	client, err := keys.Client(lab.Dir)
 //	host, err := keys.Host(lab.Dir, "be3")
+//	server, err := keys.Server(lab.Dir, "be1")
+//	password, err := keys.Password(lab.Dir, "windows-password")
 //
 // A key that is there is never made anew: its file (OpenSSH's format, mode
 // 0600) appears whole, and of two processes that make it at once one wins.
@@ -92,16 +95,9 @@ func ensure(labDir, name string) (Key, error) {
 }
 
 func read(path string) (Key, error) {
-	st, err := os.Stat(path)
+	data, err := readPrivate(path)
 	if err != nil {
-		return Key{}, fmt.Errorf("read the key %s: %w", path, err)
-	}
-	if !private(st.Mode()) {
-		return Key{}, fmt.Errorf("the key %s can be read by others (mode %04o): it is not safe to use any more; remove it, then `labctl up --fresh` makes another", path, st.Mode().Perm())
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return Key{}, fmt.Errorf("read the key %s: %w", path, err)
+		return Key{}, err
 	}
 	key, err := Parse(data, "l4lab-"+filepath.Base(path))
 	if err != nil {
@@ -110,8 +106,7 @@ func read(path string) (Key, error) {
 	return key, nil
 }
 
-// generate writes a new key beside its place and links it there, which fails
-// when another process was first: then its key is the one.
+// generate makes a key and keeps it.
 func generate(path string) error {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -121,6 +116,12 @@ func generate(path string) error {
 	if err != nil {
 		return err
 	}
+	return place(path, pem.EncodeToMemory(block))
+}
+
+// place writes a new file beside its place and links it there, which fails when
+// another process was first: then its file is the one.
+func place(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -129,7 +130,7 @@ func generate(path string) error {
 		return err
 	}
 	defer os.Remove(draft.Name())
-	_, err = draft.Write(pem.EncodeToMemory(block))
+	_, err = draft.Write(content)
 	if err == nil {
 		err = draft.Sync()
 	}

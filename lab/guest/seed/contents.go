@@ -7,7 +7,8 @@ import (
 	"io"
 
 	"github.com/goccy/go-yaml"
-	"github.com/kdomanski/iso9660"
+
+	"l4lab/lab/guest/disc"
 )
 
 // Contents is what stands on a disc.
@@ -121,30 +122,22 @@ func (s Seed) networkConfig() NetworkConfig {
 // Read reads a disc that Write wrote, strictly: what it does not know is an error.
 func Read(r io.ReaderAt) (Contents, error) {
 	var c Contents
-	image, err := iso9660.OpenImage(r)
+	label, files, err := disc.Read(r)
 	if err != nil {
 		return c, fmt.Errorf("read the seed: %w", err)
 	}
-	if label, err := image.Label(); err != nil || label != Label {
-		return c, fmt.Errorf("read the seed: its label is %q, not %q (%v)", label, Label, err)
-	}
-	root, err := image.RootDir()
-	if err != nil {
-		return c, fmt.Errorf("read the seed: %w", err)
-	}
-	files, err := root.GetChildren()
-	if err != nil {
-		return c, fmt.Errorf("read the seed: %w", err)
+	if label != Label {
+		return c, fmt.Errorf("read the seed: its label is %q, not %q", label, Label)
 	}
 	into := map[string]any{userDataFile: &c.UserData, metaDataFile: &c.MetaData, networkConfigFile: &c.NetworkConfig}
-	for _, f := range files {
-		target, known := into[f.Name()]
+	for name, content := range files {
+		target, known := into[name]
 		if !known {
-			return c, fmt.Errorf("read the seed: it holds a file %q", f.Name())
+			return c, fmt.Errorf("read the seed: it holds a file %q", name)
 		}
-		delete(into, f.Name())
-		if err := parse(f, target); err != nil {
-			return c, fmt.Errorf("read the seed: %s: %w", f.Name(), err)
+		delete(into, name)
+		if err := parse(name, content, target); err != nil {
+			return c, fmt.Errorf("read the seed: %s: %w", name, err)
 		}
 	}
 	for name := range into {
@@ -153,12 +146,8 @@ func Read(r io.ReaderAt) (Contents, error) {
 	return c, nil
 }
 
-func parse(f *iso9660.File, target any) error {
-	content, err := io.ReadAll(f.Reader())
-	if err != nil {
-		return err
-	}
-	if f.Name() == userDataFile && !bytes.HasPrefix(content, []byte(cloudConfig)) {
+func parse(name string, content []byte, target any) error {
+	if name == userDataFile && !bytes.HasPrefix(content, []byte(cloudConfig)) {
 		return fmt.Errorf("its first line is not %q", cloudConfig)
 	}
 	if err := yaml.NewDecoder(bytes.NewReader(content), yaml.Strict()).Decode(target); err != nil {
@@ -168,9 +157,10 @@ func parse(f *iso9660.File, target any) error {
 	return nil
 }
 
-// The primary volume descriptor's identifier and where the volume's label is
-// in it (ECMA-119 8.1, 8.4).
+// The primary volume descriptor's place and identifier, and where the volume's
+// label is in it (ECMA-119 8.1, 8.4).
 const (
+	descriptorAt = 16 * 2048
 	descriptorID = "\x01CD001"
 	labelAt      = 40
 	labelLength  = 32

@@ -18,10 +18,8 @@
 package seed
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -32,8 +30,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/hashicorp/go-multierror"
-	"github.com/kdomanski/iso9660"
 
+	"l4lab/lab/guest/disc"
 	"l4lab/lab/guest/keys"
 )
 
@@ -78,7 +76,7 @@ func Write(w io.Writer, s Seed) error {
 	if err != nil {
 		return fmt.Errorf("seed for %s: %w", s.Hostname, err)
 	}
-	if err := writeISO(w, files); err != nil {
+	if err := disc.Write(w, Label, files); err != nil {
 		return fmt.Errorf("seed for %s: %w", s.Hostname, err)
 	}
 	return nil
@@ -120,12 +118,7 @@ const (
 	cloudConfig = "#cloud-config\n"
 )
 
-type named struct {
-	name    string
-	content []byte
-}
-
-func (s Seed) files() ([]named, error) {
+func (s Seed) files() ([]disc.File, error) {
 	user, err := marshal(s.userData())
 	if err != nil {
 		return nil, err
@@ -144,45 +137,11 @@ func (s Seed) files() ([]named, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []named{{userDataFile, user}, {metaDataFile, meta}, {networkConfigFile, network}}, nil
+	return []disc.File{{Name: userDataFile, Content: user}, {Name: metaDataFile, Content: meta}, {Name: networkConfigFile, Content: network}}, nil
 }
 
 func marshal(v any) ([]byte, error) {
 	return yaml.MarshalWithOptions(v, yaml.UseLiteralStyleIfMultiline(true), yaml.IndentSequence(true))
-}
-
-// The primary volume descriptor (ECMA-119 8.4): its place, and within it
-// what differs from one writing to the next, the name of the system and the times.
-const (
-	descriptorAt       = 16 * 2048
-	systemIdentifierAt = 8
-	timesAt            = 813
-	timesLength        = 4 * 17
-)
-
-// writeISO writes a disc whose bytes follow from the files alone. A time of
-// zeros means "not specified" (ECMA-119 8.4.26.1).
-func writeISO(w io.Writer, files []named) (err error) {
-	image, err := iso9660.NewWriter() // stages the files in a folder of mode 0700
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, image.Cleanup()) }()
-	for _, f := range files {
-		if err := image.AddFile(bytes.NewReader(f.content), f.name); err != nil {
-			return fmt.Errorf("add %s: %w", f.name, err)
-		}
-	}
-	var disc bytes.Buffer
-	if err := image.WriteTo(&disc, Label); err != nil {
-		return err
-	}
-	descriptor := disc.Bytes()[descriptorAt : descriptorAt+2048]
-	copy(descriptor[systemIdentifierAt:systemIdentifierAt+32], fmt.Sprintf("%-32s", "LINUX"))
-	unspecified := append(bytes.Repeat([]byte{'0'}, 16), 0)
-	copy(descriptor[timesAt:timesAt+timesLength], bytes.Repeat(unspecified, 4))
-	_, err = disc.WriteTo(w)
-	return err
 }
 
 // compiled returns an expression that is compiled at its first use: most calls of

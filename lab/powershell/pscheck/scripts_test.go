@@ -14,6 +14,7 @@ import (
 
 	"l4lab/lab/powershell"
 	"l4lab/lab/powershell/pscheck"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider/hyperv/scripts"
 	"l4lab/lab/role/windows/guestscripts"
 )
@@ -22,6 +23,9 @@ const (
 	bootstrap  = "../bootstrap.ps1"
 	hostVerbs  = "../../provider/hyperv/scripts"
 	guestVerbs = "../../role/windows/guestscripts"
+	fileVerbs  = "../transfer"
+	// firstStart runs in a guest by itself: it is no verb.
+	firstStart = "../../guest/answer/start.ps1"
 )
 
 // rules are this project's: who may do what others may not.
@@ -35,8 +39,10 @@ var rules = pscheck.Rules{
 	Remote:    []string{"guest-invoke", "guest-push", "guest-pull"},
 }
 
-// given are variables that a script finds set: the bootstrap's reader.
+// given are variables that a script finds set: the bootstrap's reader, and the
+// folder of one that is run from a file.
 var given = map[string][]string{
+	"start":        {"psscriptroot"},
 	"file-receive": {"standardinput"},
 	"host-exec":    {"standardinput"},
 }
@@ -105,7 +111,11 @@ func sides(t *testing.T) []side {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := []side{{hostVerbs, map[string]powershell.Contract{}}, {guestVerbs, map[string]powershell.Contract{}}}
+	list := []side{{hostVerbs, map[string]powershell.Contract{}}, {guestVerbs, map[string]powershell.Contract{}}, {fileVerbs, map[string]powershell.Contract{}}}
+	for _, c := range transfer.NewVerbs().List() {
+		delete(host, c.Hash()) // a host has them too, from there
+		list[2].contracts[c.Name] = c
+	}
 	for i, contracts := range []powershell.Contracts{host, guest} {
 		for _, c := range contracts {
 			list[i].contracts[c.Name] = c
@@ -124,7 +134,7 @@ func TestEveryScriptUsesOnlyWhatIsDocumentedAndKeepsItsContract(t *testing.T) {
 		report(t, pscheck.Commands(s, table, rules))
 		report(t, pscheck.Variables(s, given[s.Name]...))
 	}
-	for _, s := range parse(t, []string{bootstrap}) {
+	for _, s := range parse(t, []string{bootstrap, firstStart}) {
 		check(t, s)
 	}
 	for _, side := range sides(t) {
@@ -148,7 +158,7 @@ func TestEveryScriptUsesOnlyWhatIsDocumentedAndKeepsItsContract(t *testing.T) {
 }
 
 func TestPesterTestsAndStubsCanBeRead(t *testing.T) {
-	all := slices.Concat(files(t, hostVerbs, true), files(t, guestVerbs, true))
+	all := slices.Concat(files(t, hostVerbs, true), files(t, guestVerbs, true), files(t, fileVerbs, true))
 	stubs, err := filepath.Glob(filepath.Join(hostVerbs, "testdata/*/*.psm1"))
 	if err != nil || len(stubs) == 0 {
 		t.Fatalf("no stub module: %v", err)
@@ -159,8 +169,8 @@ func TestPesterTestsAndStubsCanBeRead(t *testing.T) {
 }
 
 func TestEveryScriptIsPlainText(t *testing.T) {
-	all := slices.Concat([]string{bootstrap}, files(t, hostVerbs, false), files(t, guestVerbs, false),
-		files(t, hostVerbs, true), files(t, guestVerbs, true))
+	all := slices.Concat([]string{bootstrap, firstStart}, files(t, hostVerbs, false), files(t, guestVerbs, false), files(t, fileVerbs, false),
+		files(t, hostVerbs, true), files(t, guestVerbs, true), files(t, fileVerbs, true))
 	for _, file := range all {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -173,7 +183,7 @@ func TestEveryScriptIsPlainText(t *testing.T) {
 // A verb fits a screen or two; its help does not count.
 func TestEveryVerbIsShort(t *testing.T) {
 	const most = 120
-	for _, file := range slices.Concat(files(t, hostVerbs, false), files(t, guestVerbs, false)) {
+	for _, file := range slices.Concat(files(t, hostVerbs, false), files(t, guestVerbs, false), files(t, fileVerbs, false)) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -11,9 +11,9 @@ import (
 
 	"l4lab/lab/capture"
 	"l4lab/lab/capture/pcapng"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
-	"l4lab/lab/provider/hyperv/transfer"
 	"l4lab/lab/role/linux"
 	"l4lab/topology"
 )
@@ -188,7 +188,7 @@ func (r *recording) abandon(ctx context.Context) error {
 // fetchCapture reads a recorded file of the host's and removes it.
 func (h *host) fetchCapture(ctx context.Context, t topology.Topology, path string, place capture.Place) (capture.Recording, error) {
 	var file bytes.Buffer
-	if err := transfer.Download(ctx, h.runner, h.verbs, path, &file, nil); err != nil {
+	if err := transfer.Download(ctx, h.runner, h.verbs.Verbs, path, &file, nil); err != nil {
 		return capture.Recording{}, h.errorf("fetch the capture %s: %w", path, err)
 	}
 	mac, err := h.macAt(ctx, t, place.Machine)

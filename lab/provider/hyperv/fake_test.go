@@ -16,8 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"l4lab/lab/guest/answer"
 	"l4lab/lab/powershell"
 	"l4lab/lab/powershell/powershelltest"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
 	"l4lab/lab/role/windows/guestscripts"
@@ -296,7 +298,7 @@ func (w *world) answerMachines(v scripts.Verbs) {
 }
 
 func (w *world) answerFiles(v scripts.Verbs) {
-	powershelltest.On(w.Machine, v.FileProbe, func(_ context.Context, p scripts.FileProbeParams) (scripts.FileProbeResult, error) {
+	powershelltest.On(w.Machine, v.FileProbe, func(_ context.Context, p transfer.FileProbeParams) (transfer.FileProbeResult, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		data, ok := w.files[p.Path]
@@ -306,18 +308,18 @@ func (w *world) answerFiles(v scripts.Verbs) {
 				beside++
 			}
 		}
-		return scripts.FileProbeResult{Exists: ok, Bytes: int64(len(data)), SHA256: hashText(string(data)), Beside: beside}, nil
+		return transfer.FileProbeResult{Exists: ok, Bytes: int64(len(data)), SHA256: hashText(string(data)), Beside: beside}, nil
 	})
-	powershelltest.OnCall(w.Machine, v.FileReceive, func(_ context.Context, c powershell.Call, p scripts.FileReceiveParams) (scripts.FileReceiveResult, error) {
+	powershelltest.OnCall(w.Machine, v.FileReceive, func(_ context.Context, c powershell.Call, p transfer.FileReceiveParams) (transfer.FileReceiveResult, error) {
 		z, err := gzip.NewReader(c.Stdin)
 		if err != nil {
-			return scripts.FileReceiveResult{}, err
+			return transfer.FileReceiveResult{}, err
 		}
 		data, err := io.ReadAll(z)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.files[p.Path] = data
-		return scripts.FileReceiveResult{Bytes: int64(len(data))}, err
+		return transfer.FileReceiveResult{Bytes: int64(len(data))}, err
 	})
 	powershelltest.On(w.Machine, v.FilesRemove, func(_ context.Context, p scripts.FilesRemoveParams) (scripts.Removed, error) {
 		w.mu.Lock()
@@ -350,7 +352,7 @@ func (w *world) answerGuests(v scripts.Verbs) {
 			return scripts.GuestInvokeResult{}, notFound(p.ID)
 		case vm.State != running || w.deaf[p.ID]:
 			return scripts.GuestInvokeResult{}, &powershell.ScriptError{Script: "guest-invoke", Code: scripts.GuestNotReady, Message: "the guest does not answer"}
-		case !bytes.Contains(w.files[join(`C:\l4lab\demo\disks`, vm.Node+".vhdx!unattend")], []byte(hidden(p.Credential.Password, "AdministratorPassword"))):
+		case !bytes.Contains(w.files[join(`C:\l4lab\demo\disks`, vm.Node+".vhdx!unattend")], []byte(answer.Hidden(powershell.Password(p.Credential.Password), "AdministratorPassword"))):
 			return scripts.GuestInvokeResult{}, &powershell.ScriptError{Script: "guest-invoke", Code: scripts.GuestAuth, Message: "the guest refused the credentials"}
 		}
 		if string(text) == guests.PortsEnsure.Text {

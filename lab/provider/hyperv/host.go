@@ -16,9 +16,9 @@ import (
 
 	"l4lab/lab/guest/ssh"
 	"l4lab/lab/powershell"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
-	"l4lab/lab/provider/hyperv/transfer"
 	"l4lab/topology"
 )
 
@@ -186,7 +186,7 @@ func (h *host) uploadFrom(ctx context.Context, source io.ReadSeeker, path string
 	lock := h.lock(path)
 	lock.Lock()
 	defer lock.Unlock()
-	if err := transfer.Upload(ctx, h.runner, h.verbs, source, path, nil); err != nil {
+	if err := transfer.Upload(ctx, h.runner, h.verbs.Verbs, source, path, nil); err != nil {
 		return h.errorf("upload %s: %w", path, err)
 	}
 	return nil

@@ -374,21 +374,6 @@ func TestWhereAPasswordComesFrom(t *testing.T) {
 	}
 }
 
-func TestAGuestPasswordIsMadeUpOnceAndKeptClosed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "keys", "windows-password")
-	first, err := madeUp(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := madeUp(path)
-	if err != nil || again != first || len(string(first)) < 20 {
-		t.Errorf("another one, or a short one (%d characters): %v", len(string(first)), err)
-	}
-	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", st.Mode(), err)
-	}
-}
-
 func TestDoctorSaysWhatIsMissingAndWhatToDo(t *testing.T) {
 	cases := []struct {
 		name  string

@@ -5,11 +5,11 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
-	"l4lab/lab/guest"
+	"l4lab/lab/guest/answer"
+	"l4lab/lab/powershell"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
 	"l4lab/topology"
@@ -224,7 +224,7 @@ func (b *build) instruct(ctx context.Context) (dvd string, err error) {
 	if err != nil {
 		return "", err
 	}
-	file, err := unattend(b.name, login)
+	file, err := answer.File{Computer: b.name, User: login.User, Password: powershell.Password(login.Password)}.Text()
 	if err != nil {
 		return "", err
 	}
@@ -280,19 +280,6 @@ func (b *build) start(ctx context.Context) error {
 func (b *build) stop(ctx context.Context, seconds int) error {
 	if _, err := b.verbs.VMStop.Run(ctx, b.runner, scripts.VMStopParams{ID: b.id, Mark: b.mark, Seconds: seconds}); err != nil {
 		return b.errorf("turn it off: %w", err)
-	}
-	return nil
-}
-
-// pushAll brings files of this machine into the guest's folder.
-func pushAll(ctx context.Context, g guest.Guest, files []string) error {
-	for _, f := range files {
-		if _, err := os.Stat(f); err != nil {
-			return err
-		}
-		if err := g.Push(ctx, guest.File{Path: base(f), Source: f}); err != nil {
-			return err
-		}
 	}
 	return nil
 }

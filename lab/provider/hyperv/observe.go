@@ -157,18 +157,9 @@ func (h *host) lookWindows(ctx context.Context, lab provider.Lab, name string, m
 		return err
 	}
 	t := lab.Topology
-	want := netip.PrefixFrom(t.Nodes[name].Address, t.Switch.Subnet.Bits()).String()
-	for _, a := range f.Adapters {
-		if mac, err := parseMAC(a.MAC); err != nil || mac.String() != macOf(t.Nodes[name].Address).String() {
-			continue
-		}
-		m.MTU = a.MTU
-		if a.MTU != t.Switch.MTU {
-			m.Faults = append(m.Faults, fmt.Sprintf("mtu %d -> %d", a.MTU, t.Switch.MTU))
-		}
-		if !slices.Contains(a.Addresses, want) {
-			m.Faults = append(m.Faults, fmt.Sprintf("address %s -> %s", strings.Join(a.Addresses, ", "), want))
-		}
+	mtu, faults := w.Differences(f, t.Switch.Subnet.Bits(), t.Switch.MTU)
+	if m.Faults = append(m.Faults, faults...); mtu != 0 {
+		m.MTU = mtu
 	}
 	m.Facts, err = w.FactsOf(ctx, f)
 	return err

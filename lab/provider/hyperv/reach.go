@@ -11,9 +11,9 @@ import (
 
 	"l4lab/lab/guest/keys"
 	"l4lab/lab/guest/ssh"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
-	"l4lab/lab/provider/hyperv/transfer"
 	"l4lab/topology"
 )
 
@@ -109,7 +109,7 @@ func (h *host) jumpConfig(ctx context.Context) (ssh.Config, error) {
 		return ssh.Config{}, h.errorf("log on over SSH: %w", err)
 	}
 	var key bytes.Buffer
-	if err := transfer.Download(ctx, h.runner, h.verbs, hostKeyFile, &key, nil); err != nil {
+	if err := transfer.Download(ctx, h.runner, h.verbs.Verbs, hostKeyFile, &key, nil); err != nil {
 		return ssh.Config{}, h.errorf("read the key of its SSH server: %w; is OpenSSH's server installed? `reach: portproxy` needs none", err)
 	}
 	return ssh.Config{

@@ -2,13 +2,11 @@ package hyperv
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"l4lab/lab/guest"
-	"l4lab/lab/powershell"
 	"l4lab/lab/provider/hyperv/scripts"
 	"l4lab/lab/role/windows"
 	"l4lab/topology"
@@ -47,7 +45,7 @@ func (b *build) isRunning(limit time.Duration) guest.Requirement {
 			if err == nil && s.State != running {
 				err = fmt.Errorf("its state is %s", s.State)
 			}
-			return lasting(err)
+			return windows.Lasting(err)
 		},
 	}
 }
@@ -60,7 +58,7 @@ func (b *build) isHeardOf(limit time.Duration) guest.Requirement {
 			s, err := b.verbs.VMState.Run(ctx, b.runner, scripts.VMParams{ID: b.id, Mark: b.mark})
 			switch {
 			case err != nil:
-				return lasting(err)
+				return windows.Lasting(err)
 			case s.State != running:
 				return fmt.Errorf("%w: its state is %s", guest.ErrNever, s.State)
 			case !strings.HasPrefix(s.Heartbeat, "Ok"):
@@ -93,43 +91,7 @@ func (b *build) answers(limit time.Duration) (guest.Requirement, error) {
 		Limit:       limit, Pause: b.p.o.Limits.Pause,
 		Check: func(ctx context.Context) error {
 			_, err := w.Facts(ctx)
-			return lasting(err)
+			return windows.Lasting(err)
 		},
 	}, nil
-}
-
-// lasting marks what no waiting mends: a host that lets us in no more.
-func lasting(err error) error {
-	if errors.Is(err, powershell.ErrAuth) {
-		return fmt.Errorf("%w: %w", guest.ErrNever, err)
-	}
-	return err
-}
-
-// restart restarts a Windows guest and waits until it answers from another start.
-func (b *build) restart(ctx context.Context, w *windows.Machine) error {
-	before, err := w.Facts(ctx)
-	if err != nil {
-		return err
-	}
-	b.p.o.Say(b.name + " restarts")
-	// Its answer may get lost with its system.
-	asked := w.Restart(ctx)
-	if errors.Is(asked, powershell.ErrAuth) || ctx.Err() != nil {
-		return asked
-	}
-	err = guest.Await(ctx, b.name, guest.Requirement{
-		Description: "has restarted and answers PowerShell Direct again", Hint: b.console(), Limit: b.p.o.Limits.Restart, Pause: b.p.o.Limits.Pause,
-		Check: func(ctx context.Context) error {
-			now, err := w.Facts(ctx)
-			if err == nil && now.BootTime == before.BootTime {
-				err = errors.New("it has not restarted yet")
-			}
-			return lasting(err)
-		},
-	})
-	if err != nil && asked != nil {
-		err = fmt.Errorf("%w; asked to restart it said: %w", err, asked)
-	}
-	return err
 }

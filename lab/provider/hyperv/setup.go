@@ -2,7 +2,6 @@ package hyperv
 
 import (
 	"context"
-	"fmt"
 
 	"l4lab/lab/guest"
 	"l4lab/lab/provider/hyperv/scripts"
@@ -45,82 +44,17 @@ func (b *build) setUpLinux(ctx context.Context) error {
 	return s.note(b.lab, b.name)
 }
 
-// The balancer's own source ports. Windows' default, 49152-65535 (RFC 6335), lies
-// in 32768-65535, from which SNAT takes ports; 1025 is the least that Windows takes.
-const firstSourcePort, lastSourcePort = 1025, 32767
-
 func (b *build) setUpWindows(ctx context.Context) error {
 	w, err := b.windowsMachine(b.lab, b.name)
 	if err != nil {
 		return err
 	}
 	t := b.lab.Topology
-	if err := w.EnsureAdapter(ctx, t.Switch.Subnet.Bits(), t.Switch.MTU); err != nil {
-		return err
-	}
-	if b.name == t.LoadBalancer() {
-		if err := w.EnsureSourcePorts(ctx, firstSourcePort, lastSourcePort); err != nil {
-			return err
-		}
-	}
-	if err := b.installEBPF(ctx, w); err != nil {
-		return err
-	}
-	if err := pushAll(ctx, w, b.target.EBPF.Programs); err != nil {
-		return fmt.Errorf("push the compiled data path: %w", err)
-	}
-	if program := b.p.o.Programs[topology.Windows]; program != "" {
-		if err := w.PushProgram(ctx, program); err != nil {
-			return err
-		}
-	}
-	return w.CleanSetup(ctx)
-}
-
-// The installed products' names, as Windows lists them.
-const (
-	ebpfProduct = "eBPF for Windows"
-	ebpfFeature = "ADDLOCAL=eBPF_Runtime_Components,eBPF_Runtime_Components_JIT"
-)
-
-// installEBPF turns test signing on, installs what the profile needs, restarts
-// as often as that wants, and looks whether it worked.
-func (b *build) installEBPF(ctx context.Context, w *windows.Machine) error {
-	e := b.target.EBPF
-	steps := []func(context.Context) (reboot bool, err error){w.EnsureTestSigning}
-	if e.MSI != "" {
-		steps = append(steps, func(ctx context.Context) (bool, error) {
-			return w.EnsureMSI(ctx, e.MSI, ebpfProduct, []string{ebpfFeature})
-		})
-	}
-	if e.Profile == topology.ProfileXDP && e.XDP != "" {
-		steps = append(steps, func(ctx context.Context) (bool, error) { return w.EnsureXDP(ctx, e.XDP) })
-	}
-	for _, step := range steps {
-		reboot, err := step(ctx)
-		if err != nil {
-			return err
-		}
-		if reboot {
-			if err := b.restart(ctx, w); err != nil {
-				return err
-			}
-		}
-	}
-	return b.verifyEBPF(ctx, w)
-}
-
-func (b *build) verifyEBPF(ctx context.Context, w *windows.Machine) error {
-	f, err := w.Facts(ctx)
-	switch {
-	case err != nil:
-		return err
-	case !f.TestSigning:
-		return fmt.Errorf("test signing is off after its restart: is Secure Boot on, or does a policy forbid it? See `bcdedit` in the guest")
-	case f.EBPF == "":
-		return fmt.Errorf("eBPF for Windows is not installed: name its installer as providers.hyperv.ebpf.msi, or take an image that has it")
-	case b.target.EBPF.Profile == topology.ProfileXDP && f.XDP == "":
-		return fmt.Errorf("XDP for Windows is not installed: name its folder as providers.hyperv.ebpf.xdp, or take an image that has it")
-	}
-	return nil
+	return w.SetUp(ctx, windows.Outfit{
+		PrefixLength: t.Switch.Subnet.Bits(), MTU: t.Switch.MTU, Balancer: b.name == t.LoadBalancer(),
+		EBPF: b.target.EBPF, Block: "providers.hyperv.ebpf", Program: b.p.o.Programs[topology.Windows],
+		Restart: windows.Restart{
+			Way: "PowerShell Direct", Hint: b.console(), Limit: b.p.o.Limits.Restart, Pause: b.p.o.Limits.Pause, Say: b.p.o.Say,
+		},
+	})
 }

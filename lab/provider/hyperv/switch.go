@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/hyperv/scripts"
 )
@@ -39,7 +40,7 @@ func (p *Provider) EnsureSwitch(ctx context.Context, lab provider.Lab) error {
 // anything else, so that what is cut off is known as the lab's.
 func (h *host) ensureFolder(ctx context.Context) error {
 	path := join(h.folder, markFile)
-	there, err := h.verbs.FileProbe.Run(ctx, h.runner, scripts.FileProbeParams{Path: path})
+	there, err := h.verbs.FileProbe.Run(ctx, h.runner, transfer.FileProbeParams{Path: path})
 	if err != nil {
 		return h.errorf("look for the lab's folder: %w", err)
 	}
@@ -55,13 +56,13 @@ func (h *host) ensureFolder(ctx context.Context) error {
 }
 
 // isMark says whether the file is this lab's mark.
-func (h *host) isMark(f scripts.FileProbeResult) bool {
+func (h *host) isMark(f transfer.FileProbeResult) bool {
 	return f.Exists && strings.EqualFold(f.SHA256, hashText(h.mark))
 }
 
 // ownsFolder says whether the folder on the host bears the lab's mark.
 func (h *host) ownsFolder(ctx context.Context) (bool, error) {
-	there, err := h.verbs.FileProbe.Run(ctx, h.runner, scripts.FileProbeParams{Path: join(h.folder, markFile)})
+	there, err := h.verbs.FileProbe.Run(ctx, h.runner, transfer.FileProbeParams{Path: join(h.folder, markFile)})
 	return h.isMark(there), err
 }
 

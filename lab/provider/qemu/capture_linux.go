@@ -20,6 +20,13 @@ func (p *Provider) Capture(ctx context.Context, lab provider.Lab, place capture.
 	if place.Port || !isNode {
 		return p.base.Capture(ctx, lab, place)
 	}
+	if isWindows(lab.Topology, place.Machine) {
+		s, err := p.captureWindows(ctx, lab, place)
+		if err != nil {
+			return nil, fmt.Errorf("capture at %s: %w", place, err)
+		}
+		return s, nil
+	}
 	g, err := p.guest(lab, place.Machine)
 	if err != nil {
 		return nil, fmt.Errorf("capture at %s: %w", place, err)
@@ -40,11 +47,16 @@ type system struct {
 // Logs returns what the machine's daemons and its console wrote.
 func (s system) Logs(ctx context.Context) (map[string]io.ReadCloser, error) {
 	logs, err := s.System.Logs(ctx)
+	return withConsole(logs, err, s.dir)
+}
+
+// withConsole adds the console to what the daemons wrote, if that could be had.
+func withConsole(logs map[string]io.ReadCloser, err error, dir string) (map[string]io.ReadCloser, error) {
 	if logs == nil {
 		// A machine that does not answer has its console all the more.
 		logs = map[string]io.ReadCloser{}
 	}
-	console, openErr := os.Open(filepath.Join(s.dir, "console.log"))
+	console, openErr := os.Open(filepath.Join(dir, "console.log"))
 	if openErr != nil {
 		return logs, err
 	}

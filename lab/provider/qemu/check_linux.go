@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"l4lab/lab/provider"
@@ -14,9 +16,9 @@ import (
 	"l4lab/topology"
 )
 
-// overheadMB is what a QEMU takes besides its guest's memory: its own code and data,
-// and the translated code under emulation.
-const overheadMB = 96
+// overhead is what a QEMU takes besides its guest's memory, in MB: its own code and
+// data, and the translated code under emulation, of which a large guest has more.
+func overhead(memoryMB int) int { return max(96, memoryMB/8) }
 
 // Check implements provider.Provider.
 func (p *Provider) Check(ctx context.Context, lab provider.Lab) []provider.Requirement {
@@ -31,8 +33,7 @@ func (p *Provider) Check(ctx context.Context, lab provider.Lab) []provider.Requi
 		{"tap devices", "load the module: modprobe tun; in a container, let it have /dev/net/tun", tun},
 		{"acceleration", "leave providers.qemu.accel at auto, or run it where KVM works", func() (string, error) { return p.accelerates(block) }},
 		{"memory", "give the machines less (providers.qemu.memoryMB), or end something", func() (string, error) { return memory(lab, block) }},
-		{"image " + block.Images.Linux, "labctl image build debian, or labctl image import FILE --name " + block.Images.Linux, func() (string, error) { return p.imageFound(block.Images.Linux) }},
-		{"Windows guests", "leave providers.qemu.images.windows out: Linux machines stand in for Windows ones", func() (string, error) { return windowsGuests(block) }},
+		{"image " + block.Images.Linux, "labctl image build debian, or labctl image import FILE --name " + block.Images.Linux, func() (string, error) { return p.imageFound(block.Images.Linux, topology.Linux) }},
 	} {
 		q := provider.Requirement{Name: r.name, OK: true, Fatal: true, ForUp: true}
 		found, err := r.probe()
@@ -41,7 +42,7 @@ func (p *Provider) Check(ctx context.Context, lab provider.Lab) []provider.Requi
 		}
 		requirements = append(requirements, q)
 	}
-	return requirements
+	return append(requirements, p.windowsFound(lab.Topology)...)
 }
 
 func program(name string) (string, error) {
@@ -87,19 +88,36 @@ func memory(lab provider.Lab, block topology.QEMU) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	missing := len(lab.Topology.NodeNames()) - running(lab)
-	need := missing * (block.MemoryMB + overheadMB)
+	need := 0
+	sizes := map[int]int{} // machines by their memory
+	for _, name := range missing(lab) {
+		mb := block.MemoryMB
+		if isWindows(lab.Topology, name) {
+			mb = block.Windows.MemoryMB
+		}
+		sizes[mb]++
+		need += mb + overhead(mb)
+	}
 	if need > free {
-		return "", fmt.Errorf("%d machines of %d MB and %d MB for QEMU each need %d MB, and %d are free", missing, block.MemoryMB, overheadMB, need, free)
+		return "", fmt.Errorf("%s, with what QEMU takes besides, need %d MB, and %d are free", inWords(sizes), need, free)
 	}
 	return fmt.Sprintf("%d MB free, %d needed", free, need), nil
 }
 
-// imageFound says whether the image is there or can be made.
-func (p *Provider) imageFound(name string) (string, error) {
+// inWords is "2 machines of 2048 MB and 3 of 240 MB".
+func inWords(sizes map[int]int) string {
+	var words []string
+	for _, mb := range slices.Backward(slices.Sorted(maps.Keys(sizes))) {
+		words = append(words, fmt.Sprintf("%d of %d MB", sizes[mb], mb))
+	}
+	return strings.Replace(strings.Join(words, " and "), " of", " machines of", 1)
+}
+
+// imageFound says whether the image is there, for that system, or can be made.
+func (p *Provider) imageFound(name string, os topology.OS) (string, error) {
 	img, err := p.o.Images.Get(name)
 	if err == nil {
-		return img.Disk, nil
+		return img.Disk, fitsNodes(img, os)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
@@ -111,13 +129,6 @@ func (p *Provider) imageFound(name string) (string, error) {
 		return "", fmt.Errorf("it is not in %s, and to build it this machine lacks %s (apt-get install %[2]s)", p.o.Images.Dir, strings.Join(missing, " "))
 	}
 	return "not there yet: `labctl up` builds it", nil
-}
-
-func windowsGuests(block topology.QEMU) (string, error) {
-	if block.Images.Windows != "" {
-		return "", errors.New("images of Windows are not supported yet")
-	}
-	return "Linux machines stand in for them, with XDP decapsulation", nil
 }
 
 // image returns an image, and builds it when it is one that can be.

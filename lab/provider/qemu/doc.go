@@ -12,7 +12,11 @@
 // the process, its QMP socket, the console. A node that ended is started again from
 // its disk, by `labctl up`; one that was made from something else is made anew.
 //
-// Guests that stand in for Windows run Linux, with XDP where Linux nodes have TC.
+// Nodes that run Windows are Linux guests that stand in for it, with XDP where Linux
+// nodes have TC; or real ones, where the topology names an image of Windows. Those get
+// devices that Windows has drivers for and a disc that has them serve WinRM (package
+// answer), and are set up by the verbs of package role/windows. No Windows has been at
+// hand: what is said of it there is in docs/windows.md, with how to check it.
 package qemu
 
 // Name is the provider's name in --provider.

@@ -1,16 +1,12 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,11 +16,8 @@ import (
 	"l4lab/lab/guest/seed"
 	"l4lab/lab/guest/ssh"
 	"l4lab/lab/provider"
-	"l4lab/lab/provider/fabric"
-	"l4lab/lab/provider/qemu/image"
 	"l4lab/lab/role/linux"
 	"l4lab/lab/state"
-	"l4lab/topology"
 )
 
 // sshPort is where guests serve SSH.
@@ -38,6 +31,13 @@ func (p *Provider) Machine(lab provider.Lab, name string) (provider.Machine, err
 	}
 	if name == t.Client.Name {
 		return p.base.Machine(lab, name)
+	}
+	if isWindows(t, name) {
+		w, err := p.windowsGuest(lab, name)
+		if err != nil {
+			return provider.Machine{}, err
+		}
+		return provider.Machine{Guest: w.Machine, System: windowsSystem{w.Machine, state.NodeDir(lab.Dir, name)}}, nil
 	}
 	g, err := p.guest(lab, name)
 	if err != nil {
@@ -82,6 +82,7 @@ func guestKey(lab provider.Lab, name string) string { return lab.Dir + "\x00" + 
 
 // drop ends the connection to a node and forgets it.
 func (p *Provider) drop(lab provider.Lab, name string) {
+	p.dropWindows(lab, name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, g := range p.guests {
@@ -98,38 +99,6 @@ func keysOf(lab provider.Lab, name string) (login, own keys.Key, err error) {
 	}
 	own, err = keys.Host(lab.Dir, name)
 	return login, own, err
-}
-
-// design is what a node's machine is made from. It is comparable by its hash.
-type design struct {
-	image image.Image
-	block topology.QEMU
-	// seed is the disc's content.
-	seed []byte
-}
-
-// designOf returns what a node is to be made from; the image must be there.
-func designOf(lab provider.Lab, name string, img image.Image) (design, error) {
-	t := lab.Topology
-	address := t.Nodes[name].Address
-	login, own, err := keysOf(lab, name)
-	if err != nil {
-		return design{}, err
-	}
-	var disc bytes.Buffer
-	err = seed.Write(&disc, seed.Seed{
-		Hostname: name, User: seed.Root, Login: login, HostKey: own, MAC: fabric.MACOf(address),
-		Address: netip.PrefixFrom(address, t.Switch.Subnet.Bits()), MTU: t.Switch.MTU,
-	})
-	return design{img, topology.FilledQEMU(t.Providers.QEMU), disc.Bytes()}, err
-}
-
-// hash names a design. The acceleration is not part of it: a machine that runs
-// goes on as it was started.
-func (d design) hash() string {
-	h := sha256.New()
-	fmt.Fprintf(h, "image %s %s\nmemory %d\nprocessors %d\nseed %x\n", d.image.Name, d.image.SHA256, d.block.MemoryMB, d.block.CPUs, sha256.Sum256(d.seed))
-	return hex.EncodeToString(h.Sum(nil))[:16]
 }
 
 // record is what is remembered of a machine besides its process.

@@ -13,6 +13,7 @@ import (
 
 	"l4lab/lab/guest"
 	"l4lab/lab/guest/ssh"
+	"l4lab/lab/powershell"
 	"l4lab/lab/provider"
 	"l4lab/lab/provider/fabric"
 	"l4lab/lab/provider/netns"
@@ -57,7 +58,7 @@ func (p *Provider) prepare(ctx context.Context, lab provider.Lab, name string) (
 	if _, known := t.Nodes[name]; !known {
 		return nil, errors.New("the topology has no such machine")
 	}
-	img, err := p.image(ctx, topology.FilledQEMU(t.Providers.QEMU).Images.Linux)
+	img, err := p.image(ctx, imageName(t, name))
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +82,10 @@ func (b *build) ensure(ctx context.Context) error {
 	switch {
 	case err == nil && v.Alive() && !replugged && !panicked(v):
 		err := b.revive(ctx, v)
-		if err == nil || errors.Is(err, ssh.ErrAuth) {
+		if err == nil {
+			return b.outfit(ctx, v)
+		}
+		if errors.Is(err, ssh.ErrAuth) || errors.Is(err, powershell.ErrAuth) || errors.Is(err, powershell.ErrCertificate) {
 			return err
 		}
 		if ctx.Err() != nil {
@@ -114,6 +118,9 @@ func (b *build) revive(ctx context.Context, v *vm.VM) error {
 		if err := v.Continue(ctx); err != nil {
 			return err
 		}
+	}
+	if b.design.windows != nil {
+		return b.reviveWindows(ctx, v)
 	}
 	g, err := b.guest(b.lab, b.name)
 	if err != nil {
@@ -164,8 +171,15 @@ func (b *build) clear(ctx context.Context) error {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return fmt.Errorf("make its folder: %w", err)
 	}
+	disc := b.design.seed
+	if b.design.windows != nil {
+		var err error
+		if disc, err = b.windowsDisc(); err != nil {
+			return err
+		}
+	}
 	// It holds the host key's private half.
-	if err := state.WriteFile(b.seed(), b.design.seed, 0o600); err != nil {
+	if err := state.WriteFile(b.seed(), disc, 0o600); err != nil {
 		return fmt.Errorf("write its seed: %w", err)
 	}
 	return nil
@@ -174,8 +188,8 @@ func (b *build) clear(ctx context.Context) error {
 const (
 	// firstDisk is the name of a machine's disk until a snapshot freezes it.
 	firstDisk = "disk.qcow2"
-	// systemDisk is its place among the machine's disks.
-	systemDisk = 0
+	// systemDisk is its place among the machine's disks, seedDisk that of its seed.
+	systemDisk, seedDisk = 0, 1
 )
 
 func (b *build) seed() string { return filepath.Join(b.dir, "seed.iso") }
@@ -200,13 +214,21 @@ func (b *build) plug() (replugged bool, err error) {
 	return replugged, fabric.EnsurePort(sw, h, port(b.lab, b.name))
 }
 
-// boot starts the machine from its disk, and waits until it answers.
+// boot starts the machine from its disk, waits until it answers, and gives it what
+// every role needs.
 func (b *build) boot(ctx context.Context, disk string) error {
 	v, err := b.launch(ctx, disk, nil)
 	if err != nil {
 		return err
 	}
-	if err := b.await(ctx, v, b.o.Limits.Boot); err != nil {
+	limit := b.o.Limits.Boot
+	if b.design.windows != nil {
+		limit = b.o.Limits.Windows
+	}
+	if err := b.await(ctx, v, limit); err != nil {
+		return err
+	}
+	if err := b.outfit(ctx, v); err != nil {
 		return err
 	}
 	return b.noteReady()
@@ -228,19 +250,29 @@ func (b *build) launch(ctx context.Context, disk string, memory *os.File) (*vm.V
 		return nil, err
 	}
 	defer sw.Close()
+	c := b.machine(accel, disk)
+	c.Incoming = memory
+	c.Start = func(cmd *exec.Cmd) error { return sw.Do(cmd.Start) }
+	return vm.Start(ctx, c)
+}
+
+// machine is the virtual machine on a disk of its folder.
+func (b *build) machine(accel vm.Accel, disk string) vm.Config {
 	img := b.design.image
-	return vm.Start(ctx, vm.Config{
-		Name: b.name, Dir: b.dir, Accel: accel, MemoryMB: b.design.block.MemoryMB, CPUs: b.design.block.CPUs,
+	c := vm.Config{
+		Name: b.name, Dir: b.dir, Accel: accel, MemoryMB: b.design.memoryMB, CPUs: b.design.cpus,
 		Kernel: img.Kernel, Initrd: img.Initrd, Append: img.Append, Firmware: vm.Firmware(img.Firmware),
 		Disks: []vm.Disk{
 			systemDisk: {Path: filepath.Join(b.dir, disk), Format: "qcow2", Serial: "disk"},
-			{Path: b.seed(), Format: "raw", ReadOnly: true, Serial: "seed"},
+			seedDisk:   {Path: b.seed(), Format: "raw", ReadOnly: true, Serial: "seed"},
 		},
 		NIC:         vm.NIC{Tap: b.name, MAC: port(b.lab, b.name).MAC.String()},
-		Incoming:    memory,
 		Environment: []string{fabric.NodeVariable + "=" + b.dir},
-		Start:       func(cmd *exec.Cmd) error { return sw.Do(cmd.Start) },
-	})
+	}
+	if b.design.windows != nil {
+		b.forWindows(&c)
+	}
+	return c
 }
 
 // noteReady remembers that the machine has answered.
@@ -269,23 +301,40 @@ func (b *build) acceleration() (vm.Accel, error) {
 	return found.Accel, err
 }
 
-// await waits until the machine answers SSH. One that ends never will: its
-// console says why.
+// await waits until the machine answers, over SSH or WinRM.
 func (b *build) await(ctx context.Context, v *vm.VM, limit time.Duration) error {
+	if b.design.windows != nil {
+		return b.awaitWindows(ctx, v, limit)
+	}
+	return b.awaitSSH(ctx, v, limit)
+}
+
+// awaitSSH waits until the machine answers SSH. One that ends never will: its console
+// says why.
+func (b *build) awaitSSH(ctx context.Context, v *vm.VM, limit time.Duration) error {
 	g, err := b.guest(b.lab, b.name)
 	if err != nil {
 		return err
 	}
 	ready := g.Ready(limit)
-	answers := ready.Check
-	ready.Check = func(ctx context.Context) error {
+	ready.Check = whileRunning(v, ready.Check)
+	ready.Hint = "its console is " + filepath.Join(b.dir, "console.log")
+	return b.explain(ctx, v, guest.Await(ctx, b.name, ready))
+}
+
+// whileRunning makes a look at a guest one that no waiting mends once its machine
+// does not run.
+func whileRunning(v *vm.VM, look func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
 		if s, err := v.State(ctx); err == nil && s != vm.Running {
 			return fmt.Errorf("%w: the machine is %s", guest.ErrNever, s)
 		}
-		return answers(ctx)
+		return look(ctx)
 	}
-	ready.Hint = "its console is " + filepath.Join(b.dir, "console.log")
-	err = guest.Await(ctx, b.name, ready)
+}
+
+// explain adds to the error of a wait what may be the reason, and the console's end.
+func (b *build) explain(ctx context.Context, v *vm.VM, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

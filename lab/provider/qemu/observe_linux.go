@@ -17,7 +17,6 @@ import (
 	"l4lab/lab/provider/netns"
 	"l4lab/lab/provider/qemu/vm"
 	"l4lab/lab/state"
-	"l4lab/topology"
 )
 
 // Observe implements provider.Provider.
@@ -83,14 +82,24 @@ func (p *Provider) state(ctx context.Context, lab provider.Lab, name string, por
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	mach, err := p.Machine(lab, name)
-	if err == nil {
-		m.Facts, err = mach.System.Observe(ctx)
+	look := p.lookLinux
+	if isWindows(t, name) {
+		look = p.lookWindows
 	}
-	if err != nil {
+	if err := look(ctx, lab, name, &m); err != nil {
 		m.Faults = append(m.Faults, "does not answer: "+err.Error())
 	}
 	return m
+}
+
+// lookLinux asks a Linux guest.
+func (p *Provider) lookLinux(ctx context.Context, lab provider.Lab, name string, m *provider.MachineState) error {
+	mach, err := p.Machine(lab, name)
+	if err != nil {
+		return err
+	}
+	m.Facts, err = mach.System.Observe(ctx)
+	return err
 }
 
 // fault says what of a machine is not as wanted, as far as it shows from outside; "" when
@@ -159,11 +168,11 @@ func panicLine(text string) string {
 
 // changed says what a machine was made from that is another now, "" when nothing is.
 func (p *Provider) changed(lab provider.Lab, name string, was record) string {
-	block := topology.FilledQEMU(lab.Topology.Providers.QEMU)
-	if was.Image != block.Images.Linux {
-		return fmt.Sprintf("image %s -> %s", was.Image, block.Images.Linux)
+	want := imageName(lab.Topology, name)
+	if was.Image != want {
+		return fmt.Sprintf("image %s -> %s", was.Image, want)
 	}
-	img, err := p.o.Images.Get(block.Images.Linux)
+	img, err := p.o.Images.Get(want)
 	if err != nil {
 		return "" // it runs on; `labctl up` needs the image, and says so
 	}
@@ -183,10 +192,10 @@ func port(lab provider.Lab, name string) fabric.Port {
 	return fabric.Port{Name: name, MAC: fabric.MACOf(t.Nodes[name].Address), MTU: t.Switch.MTU}
 }
 
-// running counts the nodes whose machines run.
-func running(lab provider.Lab) int {
-	return len(slices.DeleteFunc(lab.Topology.NodeNames(), func(name string) bool {
+// missing lists the nodes whose machines do not run.
+func missing(lab provider.Lab) []string {
+	return slices.DeleteFunc(lab.Topology.NodeNames(), func(name string) bool {
 		v, err := vm.Open(state.NodeDir(lab.Dir, name))
-		return err != nil || !v.Alive()
-	}))
+		return err == nil && v.Alive()
+	})
 }

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -33,9 +34,10 @@ const (
 type Options struct {
 	// Images is where images are.
 	Images image.Store
-	// Program is lbagent for Linux, which guests get; FirstBoot is the first-boot program
-	// of images that are built when they are needed.
-	Program, FirstBoot string
+	// Program is lbagent for Linux, which guests get, WindowsProgram lbagent.exe, which
+	// real Windows guests get; FirstBoot is the first-boot program of images that are
+	// built when they are needed.
+	Program, WindowsProgram, FirstBoot string
 	// SetUps is the folder where the states of labs are kept that were brought up,
 	// with the keys of their guests; "": nowhere.
 	SetUps string
@@ -52,9 +54,27 @@ type Limits struct {
 	// Boot from its start until it answers SSH, Revive until one that ran before
 	// answers; then it is started again.
 	Boot, Revive time.Duration
+	// Windows is Boot for a real Windows guest, and bounds each of its restarts; 0 is
+	// Boot where that is set, and half an hour else: the first start after sysprep
+	// takes minutes (Lima allows 30).
+	Windows time.Duration
+	// Refused is how long a Windows guest that starts may refuse labctl: it serves WinRM
+	// a moment before its administrator has his password.
+	Refused time.Duration
+	// Pause is between two looks at a Windows guest; 0: 1 s.
+	Pause time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
+	if l.Windows <= 0 {
+		l.Windows = cmp.Or(max(l.Boot, 0), 30*time.Minute)
+	}
+	if l.Pause <= 0 {
+		l.Pause = time.Second
+	}
+	if l.Refused <= 0 {
+		l.Refused = 3 * time.Minute
+	}
 	if l.Boot <= 0 {
 		l.Boot = 8 * time.Minute
 	}
@@ -73,6 +93,8 @@ type Provider struct {
 
 	mu     sync.Mutex
 	guests map[string]*ssh.Guest
+	// windows are the ways into real Windows guests.
+	windows map[string]*windowsGuest
 	// images are those found so far, by name.
 	images map[string]image.Image
 	// made are the folders of labs of which a machine was made from nothing.
@@ -101,7 +123,7 @@ func New(o Options) *Provider {
 	}
 	o.Limits = o.Limits.withDefaults()
 	return &Provider{
-		o: o, base: netns.New().Provider, guests: map[string]*ssh.Guest{}, images: map[string]image.Image{}, made: map[string]bool{},
+		o: o, base: netns.New().Provider, guests: map[string]*ssh.Guest{}, windows: map[string]*windowsGuest{}, images: map[string]image.Image{}, made: map[string]bool{},
 		accel: sync.OnceValues(func() (acceleration, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), probeLimit)
 			defer cancel()
@@ -119,20 +141,28 @@ func (p *Provider) Driver() provider.Driver {
 	return provider.Driver{
 		Name: Name,
 		Capabilities: provider.Capabilities{
-			Emulates: []topology.OS{topology.Windows}, MaxMTU: fabric.MaxMTU,
+			Emulates: []topology.OS{topology.Windows}, Real: hasImage, MaxMTU: fabric.MaxMTU,
 			Look: lookLimit, Answer: answerLimit, Transfer: transferBytes,
 		},
 		Provider: p,
 	}
 }
 
+// hasImage says whether nodes of a system run it, since the topology names an image.
+func hasImage(t topology.Topology, os topology.OS) bool {
+	return os == topology.Windows && topology.FilledQEMU(t.Providers.QEMU).Images.Windows != ""
+}
+
 // Close ends the connections to guests.
-func (p *Provider) Close(context.Context) error {
+func (p *Provider) Close(ctx context.Context) error {
 	p.mu.Lock()
-	guests := p.guests
-	p.guests = map[string]*ssh.Guest{}
+	guests, windows := p.guests, p.windows
+	p.guests, p.windows = map[string]*ssh.Guest{}, map[string]*windowsGuest{}
 	p.mu.Unlock()
 	var errs *multierror.Error
+	for _, w := range windows {
+		errs = multierror.Append(errs, w.runner.Close(ctx))
+	}
 	for _, g := range guests {
 		if err := g.Close(); !errors.Is(err, ssh.ErrClosed) {
 			errs = multierror.Append(errs, err)

@@ -157,7 +157,6 @@ func TestWhatCannotBeIsRefusedBeforeAnythingStarts(t *testing.T) {
 	}{
 		"machines larger than the host":  {topology.QEMU{MemoryMB: 1 << 20}, "memory", "5 machines of 1048576 MB"},
 		"an image that nobody can build": {topology.QEMU{Images: topology.QEMUImages{Linux: "mine"}}, "image mine", "it is not in " + p.o.Images.Dir},
-		"a Windows image":                {topology.QEMU{Images: topology.QEMUImages{Windows: "server"}}, "Windows guests", "not supported yet"},
 		"KVM where there is none":        {topology.QEMU{Accel: topology.AccelKVM}, "acceleration", "KVM does not work here: there is no KVM"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -78,9 +78,15 @@ func (p *Provider) setUpDir(ctx context.Context, lab provider.Lab) (string, erro
 // originFile names the set-up that a lab goes on from, whose disks its own lie on.
 func originFile(lab provider.Lab) string { return filepath.Join(lab.Dir, "setup") }
 
+// hasWindows says whether a lab has real Windows guests. Its set-up is not kept: it
+// would hold the password and gigabytes of memory for each of them.
+func hasWindows(t topology.Topology) bool {
+	return slices.ContainsFunc(t.NodeNames(), func(name string) bool { return isWindows(t, name) })
+}
+
 // HasSetUp implements provider.SetUpKeeper.
 func (p *Provider) HasSetUp(ctx context.Context, lab provider.Lab) bool {
-	if p.o.SetUps == "" || p.o.Fresh.Any() {
+	if p.o.SetUps == "" || p.o.Fresh.Any() || hasWindows(lab.Topology) {
 		return false
 	}
 	if _, err := p.o.Images.Get(topology.FilledQEMU(lab.Topology.Providers.QEMU).Images.Linux); err != nil {
@@ -163,7 +169,7 @@ func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
 	made := p.made[lab.Dir]
 	delete(p.made, lab.Dir)
 	p.mu.Unlock()
-	if p.o.SetUps == "" || !made {
+	if p.o.SetUps == "" || !made || hasWindows(lab.Topology) {
 		return nil
 	}
 	dir, err := p.setUpDir(ctx, lab)

@@ -101,7 +101,9 @@ func (p *Provider) save(ctx context.Context, lab provider.Lab, name, dir string,
 			return fmt.Errorf("%s: keep its state: %w; `labctl up` starts it", node, err)
 		}
 		machines[node] = v
-		p.drop(lab, node) // or the guest would keep a session that nobody ends
+		if err := p.hangUp(ctx, lab, node); err != nil {
+			return fmt.Errorf("%s: keep its state: %w", node, err)
+		}
 	}
 	if err := each(nodes, func(node string) error { return machines[node].Pause(ctx) }); err != nil {
 		return multierror.Append(err, p.goOn(ctx, machines))
@@ -310,6 +312,9 @@ func (b *build) load(ctx context.Context, k kept) (*vm.VM, error) {
 // settle has a machine that goes on from a kept state answer, and sets its clock, which
 // stood still.
 func (b *build) settle(ctx context.Context, v *vm.VM) error {
+	if b.design.windows != nil {
+		return b.settleWindows(ctx, v)
+	}
 	if err := b.await(ctx, v, b.o.Limits.Revive); err != nil {
 		return err
 	}

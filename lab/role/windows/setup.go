@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"l4lab/lab/guest"
 	"l4lab/lab/role/windows/guestscripts"
@@ -113,6 +114,16 @@ func (m *Machine) CleanSetup(ctx context.Context) error {
 func (m *Machine) Restart(ctx context.Context) error {
 	if _, err := m.verbs.Restart.Run(ctx, m.Runner, guestscripts.None{}); err != nil {
 		return m.errorf("restart it: %w", err)
+	}
+	return nil
+}
+
+// EnsureClock sets the machine's clock to this one's time: a machine that goes on from a
+// kept state has its time stand still meanwhile.
+func (m *Machine) EnsureClock(ctx context.Context) error {
+	p := guestscripts.ClockEnsureParams{Seconds: time.Now().Unix()}
+	if _, err := m.verbs.ClockEnsure.Run(ctx, m.Runner, p); err != nil {
+		return m.errorf("set its clock: %w", err)
 	}
 	return nil
 }

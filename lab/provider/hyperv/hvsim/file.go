@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider/hyperv/scripts"
 )
 
@@ -49,8 +50,8 @@ func probe(real string) (size int64, hash string, exists bool, err error) {
 	return info.Size(), hash, err == nil, err
 }
 
-func (h *Host) fileProbe(_ context.Context, p scripts.FileProbeParams) (scripts.FileProbeResult, error) {
-	var r scripts.FileProbeResult
+func (h *Host) fileProbe(_ context.Context, p transfer.FileProbeParams) (transfer.FileProbeResult, error) {
+	var r transfer.FileProbeResult
 	real, err := h.drives.real(p.Path)
 	if err != nil {
 		return r, err
@@ -74,8 +75,8 @@ func (h *Host) fileProbe(_ context.Context, p scripts.FileProbeParams) (scripts.
 	return r, nil
 }
 
-func (h *Host) fileReceive(_ context.Context, p scripts.FileReceiveParams, s streams) (scripts.FileReceiveResult, error) {
-	var none scripts.FileReceiveResult
+func (h *Host) fileReceive(_ context.Context, p transfer.FileReceiveParams, s streams) (transfer.FileReceiveResult, error) {
+	var none transfer.FileReceiveResult
 	real, err := h.drives.real(p.Path)
 	if err != nil {
 		return none, err
@@ -108,7 +109,7 @@ func (h *Host) fileReceive(_ context.Context, p scripts.FileReceiveParams, s str
 		// What is wrong already does not get right by more of it.
 		return none, errors.Join(fail(scripts.HashMismatch, p.Path, "what came has %d bytes and SHA-256 %s", size, hash), os.Remove(part))
 	}
-	return scripts.FileReceiveResult{Bytes: p.Bytes}, os.Rename(part, real)
+	return transfer.FileReceiveResult{Bytes: p.Bytes}, os.Rename(part, real)
 }
 
 // writable says why a path cannot be written to.
@@ -120,7 +121,7 @@ func (h *Host) writable(path string) error {
 
 // grow appends what the call's standard input carries to the part, and returns
 // how long that is now. When the input is cut off, the part keeps what came.
-func (h *Host) grow(part string, p scripts.FileReceiveParams, stdin io.Reader) (size int64, err error) {
+func (h *Host) grow(part string, p transfer.FileReceiveParams, stdin io.Reader) (size int64, err error) {
 	f, err := os.OpenFile(part, os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		return 0, err
@@ -161,8 +162,8 @@ func unpack(to io.Writer, from io.Reader, want int64) (int64, error) {
 	return n, err
 }
 
-func (h *Host) fileSend(_ context.Context, p scripts.FileSendParams, s streams) (scripts.FileSendResult, error) {
-	var r scripts.FileSendResult
+func (h *Host) fileSend(_ context.Context, p transfer.FileSendParams, s streams) (transfer.FileSendResult, error) {
+	var r transfer.FileSendResult
 	real, err := h.drives.real(p.Path)
 	if err != nil {
 		return r, err
@@ -185,7 +186,7 @@ func (h *Host) fileSend(_ context.Context, p scripts.FileSendParams, s streams) 
 	if _, err := f.Seek(p.Offset, io.SeekStart); err != nil {
 		return r, err
 	}
-	return scripts.FileSendResult{Bytes: size, SHA256: hash}, pack(f, s.stdout)
+	return transfer.FileSendResult{Bytes: size, SHA256: hash}, pack(f, s.stdout)
 }
 
 // pack writes gzip streams of 48 KiB of the file each.

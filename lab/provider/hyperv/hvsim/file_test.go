@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"l4lab/lab/powershell"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider/hyperv/scripts"
 )
 
@@ -23,7 +24,7 @@ func TestAFileGoesUpAndDownWhole(t *testing.T) {
 		content := noise(size)
 		path := `C:\new\folder\f`
 		b.upload(path, content)
-		r := must(b, b.v.FileProbe, scripts.FileProbeParams{Path: path})
+		r := must(b, b.v.FileProbe, transfer.FileProbeParams{Path: path})
 		if !r.Exists || r.Bytes != int64(size) || r.SHA256 != sum(content) || r.PartBytes != 0 || r.PartSHA256 != "" {
 			t.Errorf("%d bytes: probed %+v", size, r)
 		}
@@ -37,11 +38,11 @@ func TestAnUploadThatWasCutOffGoesOn(t *testing.T) {
 	b := newBench(t, Options{})
 	content := noise(200_000)
 	path := folder + `\bin\lbagent.exe`
-	p := scripts.FileReceiveParams{Path: path, Bytes: int64(len(content)), SHA256: sum(content)}
+	p := transfer.FileReceiveParams{Path: path, Bytes: int64(len(content)), SHA256: sum(content)}
 	whole := packed(content)
 	err := b.r.Run(t.Context(), powershell.Call{Script: b.v.FileReceive.Script, Input: p, Stdin: bytes.NewReader(whole[:len(whole)/2])})
 	wantFailure(t, err, "hashMismatch", "ended at")
-	r := must(b, b.v.FileProbe, scripts.FileProbeParams{Path: path})
+	r := must(b, b.v.FileProbe, transfer.FileProbeParams{Path: path})
 	if r.Exists || r.PartBytes == 0 || r.PartBytes >= p.Bytes || r.PartSHA256 != sum(content[:r.PartBytes]) {
 		t.Fatalf("after the cut: %+v", r)
 	}
@@ -50,7 +51,7 @@ func TestAnUploadThatWasCutOffGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := must(b, b.v.FileProbe, scripts.FileProbeParams{Path: path}); !r.Exists || r.SHA256 != sum(content) || r.PartBytes != 0 {
+	if r := must(b, b.v.FileProbe, transfer.FileProbeParams{Path: path}); !r.Exists || r.SHA256 != sum(content) || r.PartBytes != 0 {
 		t.Errorf("at the end: %+v", r)
 	}
 }
@@ -58,19 +59,19 @@ func TestAnUploadThatWasCutOffGoesOn(t *testing.T) {
 func TestUploadsThatCannotBeAreRefused(t *testing.T) {
 	b := newBench(t, Options{DiskMB: 1})
 	path := `C:\f`
-	receive := func(p scripts.FileReceiveParams, stdin []byte) error {
+	receive := func(p transfer.FileReceiveParams, stdin []byte) error {
 		return b.r.Run(t.Context(), powershell.Call{Script: b.v.FileReceive.Script, Input: p, Stdin: bytes.NewReader(stdin)})
 	}
-	probe := func() scripts.FileProbeResult { return must(b, b.v.FileProbe, scripts.FileProbeParams{Path: path}) }
-	wantFailure(t, receive(scripts.FileReceiveParams{Path: path, Bytes: 3, SHA256: sum([]byte("xyz"))}, packed([]byte("abc"))), "hashMismatch")
-	wantFailure(t, receive(scripts.FileReceiveParams{Path: path, Bytes: 2, SHA256: sum([]byte("ab"))}, packed([]byte("abc"))), "hashMismatch")
+	probe := func() transfer.FileProbeResult { return must(b, b.v.FileProbe, transfer.FileProbeParams{Path: path}) }
+	wantFailure(t, receive(transfer.FileReceiveParams{Path: path, Bytes: 3, SHA256: sum([]byte("xyz"))}, packed([]byte("abc"))), "hashMismatch")
+	wantFailure(t, receive(transfer.FileReceiveParams{Path: path, Bytes: 2, SHA256: sum([]byte("ab"))}, packed([]byte("abc"))), "hashMismatch")
 	if r := probe(); r.PartBytes != 0 || r.Exists {
 		t.Errorf("what was wrong stayed: %+v", r)
 	}
-	wantFailure(t, receive(scripts.FileReceiveParams{Path: path, Offset: 5, Bytes: 10, SHA256: sum(nil)}, packed([]byte("abcde"))), "hashMismatch", "has 0 bytes")
-	wantFailure(t, receive(scripts.FileReceiveParams{Path: path, Offset: 11, Bytes: 10, SHA256: sum(nil)}, nil), "InvalidParameter")
-	wantFailure(t, receive(scripts.FileReceiveParams{Path: path, Bytes: 3, SHA256: sum(nil)}, []byte("this is no gzip stream")), "InvalidDataException")
-	wantFailure(t, receive(scripts.FileReceiveParams{Path: path, Bytes: 2 << 20, SHA256: sum(nil)}, nil), "noSpace", "bytes are free")
+	wantFailure(t, receive(transfer.FileReceiveParams{Path: path, Offset: 5, Bytes: 10, SHA256: sum(nil)}, packed([]byte("abcde"))), "hashMismatch", "has 0 bytes")
+	wantFailure(t, receive(transfer.FileReceiveParams{Path: path, Offset: 11, Bytes: 10, SHA256: sum(nil)}, nil), "InvalidParameter")
+	wantFailure(t, receive(transfer.FileReceiveParams{Path: path, Bytes: 3, SHA256: sum(nil)}, []byte("this is no gzip stream")), "InvalidDataException")
+	wantFailure(t, receive(transfer.FileReceiveParams{Path: path, Bytes: 2 << 20, SHA256: sum(nil)}, nil), "noSpace", "bytes are free")
 	if r := probe(); r.Exists {
 		t.Errorf("a refusal left %+v", r)
 	}
@@ -81,15 +82,15 @@ func TestADownloadGoesOnWhereItBroke(t *testing.T) {
 	content := noise(150_000)
 	b.upload(`C:\f`, content)
 	var out bytes.Buffer
-	var r scripts.FileSendResult
+	var r transfer.FileSendResult
 	err := b.r.Run(t.Context(), powershell.Call{
-		Script: b.v.FileSend.Script, Input: scripts.FileSendParams{Path: `C:\f`, Offset: 100_000}, Stdout: &out, Result: &r,
+		Script: b.v.FileSend.Script, Input: transfer.FileSendParams{Path: `C:\f`, Offset: 100_000}, Stdout: &out, Result: &r,
 	})
 	if err != nil || !bytes.Equal(unpacked(t, out.Bytes()), content[100_000:]) || r.Bytes != 150_000 || r.SHA256 != sum(content) {
 		t.Errorf("got %+v, %v", r, err)
 	}
-	refuse(b, b.v.FileSend, scripts.FileSendParams{Path: `C:\g`, Offset: 0}, "notFound")
-	refuse(b, b.v.FileSend, scripts.FileSendParams{Path: `C:\f`, Offset: 150_001}, "InvalidParameter")
+	refuse(b, b.v.FileSend, transfer.FileSendParams{Path: `C:\g`, Offset: 0}, "notFound")
+	refuse(b, b.v.FileSend, transfer.FileSendParams{Path: `C:\f`, Offset: 150_001}, "InvalidParameter")
 }
 
 func TestOnlyAFolderWithTheLabsMarkIsRemoved(t *testing.T) {
@@ -108,7 +109,7 @@ func TestOnlyAFolderWithTheLabsMarkIsRemoved(t *testing.T) {
 	for _, outside := range []string{`C:\images\linux.vhdx`, folder, folder + `2\x`, folder + `\..\x`, `..\x`, `D:\l4lab\demo\x`} {
 		refuse(b, b.v.FilesRemove, remove(folder+`\seeds\lb.iso`, outside), "foreign", "not below")
 	}
-	if !must(b, b.v.FileProbe, scripts.FileProbeParams{Path: folder + `\seeds\lb.iso`}).Exists {
+	if !must(b, b.v.FileProbe, transfer.FileProbeParams{Path: folder + `\seeds\lb.iso`}).Exists {
 		t.Error("a refusal removed what came before")
 	}
 	if r := must(b, b.v.FilesRemove, remove(`seeds\LB.iso`, `none`)); !r.Removed {
@@ -129,7 +130,7 @@ func TestPathsAreWindowsPaths(t *testing.T) {
 		"doubled and trailing ones": `C:\\Some Folder\\\Ä.txt\`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			if r := must(b, b.v.FileProbe, scripts.FileProbeParams{Path: path}); !r.Exists {
+			if r := must(b, b.v.FileProbe, transfer.FileProbeParams{Path: path}); !r.Exists {
 				t.Errorf("%s was not found", path)
 			}
 		})
@@ -158,10 +159,10 @@ func TestPathsAreWindowsPaths(t *testing.T) {
 		"a name that is too long": `C:\` + strings.Repeat("x", 256),
 	} {
 		t.Run(name, func(t *testing.T) {
-			refuse(b, b.v.FileProbe, scripts.FileProbeParams{Path: path}, "NotSupportedException")
+			refuse(b, b.v.FileProbe, transfer.FileProbeParams{Path: path}, "NotSupportedException")
 		})
 	}
-	refuse(b, b.v.FileProbe, scripts.FileProbeParams{Path: `Z:\f`}, "DriveNotFound")
+	refuse(b, b.v.FileProbe, transfer.FileProbeParams{Path: `Z:\f`}, "DriveNotFound")
 }
 
 func TestWhichFilesAreANodes(t *testing.T) {
@@ -178,7 +179,7 @@ func TestWhichFilesAreANodes(t *testing.T) {
 func TestAFileKnowsWhatLiesBesideIt(t *testing.T) {
 	b := newBench(t, Options{})
 	probe := func() int {
-		return must(b, b.v.FileProbe, scripts.FileProbeParams{Path: folder + `\l4lab.mark`}).Beside
+		return must(b, b.v.FileProbe, transfer.FileProbeParams{Path: folder + `\l4lab.mark`}).Beside
 	}
 	if n := probe(); n != 0 {
 		t.Errorf("%d files in a folder that is not there", n)

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"l4lab/lab/powershell"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider/hyperv/hvsim/wsman"
 	"l4lab/lab/provider/hyperv/scripts"
 )
@@ -202,14 +203,14 @@ func (b bench) upload(path string, content []byte) {
 }
 
 func (b bench) tryUpload(path string, content []byte) error {
-	p := scripts.FileReceiveParams{Path: path, Bytes: int64(len(content)), SHA256: sum(content)}
+	p := transfer.FileReceiveParams{Path: path, Bytes: int64(len(content)), SHA256: sum(content)}
 	return b.r.Run(b.t.Context(), powershell.Call{Script: b.v.FileReceive.Script, Input: p, Stdin: bytes.NewReader(packed(content))})
 }
 
 func (b bench) download(path string) []byte {
 	b.t.Helper()
 	var out bytes.Buffer
-	err := b.r.Run(b.t.Context(), powershell.Call{Script: b.v.FileSend.Script, Input: scripts.FileSendParams{Path: path}, Stdout: &out})
+	err := b.r.Run(b.t.Context(), powershell.Call{Script: b.v.FileSend.Script, Input: transfer.FileSendParams{Path: path}, Stdout: &out})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider/hyperv/scripts"
 	"l4lab/topology"
 )
@@ -253,7 +254,7 @@ func TestAMachineIsRemovedInAnyHalfMadeState(t *testing.T) {
 	b := newBench(t, Options{})
 	b.lay()
 	remove := scripts.VMRemoveParams{Name: "demo-lb", Node: "lb", Mark: mark, Folder: folder}
-	exists := func() bool { return must(b, b.v.FileProbe, scripts.FileProbeParams{Path: diskOf("lb")}).Exists }
+	exists := func() bool { return must(b, b.v.FileProbe, transfer.FileProbeParams{Path: diskOf("lb")}).Exists }
 	// A disk alone.
 	must(b, b.v.DiskEnsure, scripts.DiskEnsureParams{Path: diskOf("lb"), Parent: linuxImage, Folder: folder})
 	must(b, b.v.DiskEnsure, scripts.DiskEnsureParams{Path: diskOf("lb2"), Parent: linuxImage, Folder: folder})

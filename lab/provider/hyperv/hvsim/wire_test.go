@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"l4lab/lab/powershell"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider/hyperv/hvsim/wsman"
 	"l4lab/lab/provider/hyperv/scripts"
-	"l4lab/lab/provider/hyperv/transfer"
 	"l4lab/lab/role/windows/guestscripts"
 )
 
@@ -116,7 +116,7 @@ func (b bench) filesOverWire(id string) {
 	b.t.Helper()
 	content := noise(500_000)
 	path := folder + `\bin\decap.sys`
-	if err := transfer.Upload(b.t.Context(), b.r, b.v, bytes.NewReader(content), path, nil); err != nil {
+	if err := transfer.Upload(b.t.Context(), b.r, b.v.Verbs, bytes.NewReader(content), path, nil); err != nil {
 		b.t.Fatal(err)
 	}
 	copies := scripts.GuestCopyParams{ID: id, Mark: mark, Credential: credential(), HostPath: path, GuestPath: `C:\l4lab\decap.sys`, SHA256: sum(content)}
@@ -124,7 +124,7 @@ func (b bench) filesOverWire(id string) {
 	copies.HostPath = folder + `\captures\decap.sys`
 	must(b, b.v.GuestPull, copies)
 	var out bytes.Buffer
-	if err := transfer.Download(b.t.Context(), b.r, b.v, copies.HostPath, &out, nil); err != nil || !bytes.Equal(out.Bytes(), content) {
+	if err := transfer.Download(b.t.Context(), b.r, b.v.Verbs, copies.HostPath, &out, nil); err != nil || !bytes.Equal(out.Bytes(), content) {
 		b.t.Errorf("%d bytes came back of %d, %v", out.Len(), len(content), err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 
 	"l4lab/lab/powershell"
+	"l4lab/lab/powershell/transfer"
 )
 
 //go:embed *.ps1
@@ -23,14 +24,14 @@ const (
 	// Foreign: a thing of that name exists and does not bear the mark.
 	Foreign = "foreign"
 	// NotFound: the thing that the verb acts on is not there.
-	NotFound = "notFound"
+	NotFound = transfer.NotFound
 	// InUse: the thing cannot be changed or removed while others use it.
 	InUse = "inUse"
 	// NoMemory and NoSpace: the host has too little of it.
 	NoMemory = "noMemory"
-	NoSpace  = "noSpace"
+	NoSpace  = transfer.NoSpace
 	// HashMismatch: a file's SHA-256 is not the expected one.
-	HashMismatch = "hashMismatch"
+	HashMismatch = transfer.HashMismatch
 	// GuestAuth: the guest refused the credentials. GuestNotReady: it does not
 	// answer PowerShell Direct yet. GuestFailed: the script ran in the guest and failed.
 	GuestAuth     = "guestAuth"
@@ -57,6 +58,9 @@ type None struct{}
 // Verbs are the host's verbs, ready to run. New returns them; a value, so that
 // nothing of the package is state.
 type Verbs struct {
+	// Verbs move files to and from the host.
+	transfer.Verbs
+
 	HostCheck         powershell.Verb[HostCheckParams, HostCheckResult]
 	LabObserve        powershell.Verb[LabObserveParams, LabObserveResult]
 	SwitchEnsure      powershell.Verb[SwitchEnsureParams, SwitchEnsureResult]
@@ -77,9 +81,6 @@ type Verbs struct {
 	CheckpointRemove  powershell.Verb[CheckpointParams, Removed]
 	PortProxyEnsure   powershell.Verb[PortProxyParams, Changed]
 	PortProxyRemove   powershell.Verb[PortProxyRemoveParams, Removed]
-	FileProbe         powershell.Verb[FileProbeParams, FileProbeResult]
-	FileReceive       powershell.Verb[FileReceiveParams, FileReceiveResult]
-	FileSend          powershell.Verb[FileSendParams, FileSendResult]
 	FilesRemove       powershell.Verb[FilesRemoveParams, Removed]
 	HostExec          powershell.Verb[HostExecParams, ExecResult]
 	CaptureStart      powershell.Verb[CaptureStartParams, Changed]
@@ -92,6 +93,7 @@ type Verbs struct {
 // New returns the host's verbs.
 func New() Verbs {
 	return Verbs{
+		Verbs:             transfer.NewVerbs(),
 		HostCheck:         verb[HostCheckParams, HostCheckResult]("host-check", true),
 		LabObserve:        verb[LabObserveParams, LabObserveResult]("lab-observe", true),
 		SwitchEnsure:      verb[SwitchEnsureParams, SwitchEnsureResult]("switch-ensure", true, Foreign),
@@ -112,9 +114,6 @@ func New() Verbs {
 		CheckpointRemove:  verb[CheckpointParams, Removed]("checkpoint-remove", true, NotFound, Foreign),
 		PortProxyEnsure:   verb[PortProxyParams, Changed]("portproxy-ensure", true, Foreign),
 		PortProxyRemove:   verb[PortProxyRemoveParams, Removed]("portproxy-remove", true),
-		FileProbe:         verb[FileProbeParams, FileProbeResult]("file-probe", true),
-		FileReceive:       verb[FileReceiveParams, FileReceiveResult]("file-receive", false, HashMismatch, NoSpace),
-		FileSend:          verb[FileSendParams, FileSendResult]("file-send", true, NotFound),
 		FilesRemove:       verb[FilesRemoveParams, Removed]("files-remove", true, Foreign),
 		HostExec:          verb[HostExecParams, ExecResult]("host-exec", false, NotFound),
 		CaptureStart:      verb[CaptureStartParams, Changed]("capture-start", false, InUse, NotFound),
@@ -127,13 +126,13 @@ func New() Verbs {
 
 // Contracts returns the rows of all verbs by hash.
 func (v Verbs) Contracts() (powershell.Contracts, error) {
-	return powershell.NewContracts(
+	return powershell.NewContracts(append(v.List(),
 		v.HostCheck.Contract(), v.LabObserve.Contract(), v.SwitchEnsure.Contract(), v.SwitchRemove.Contract(),
 		v.HostAddressEnsure.Contract(), v.HostRoutesEnsure.Contract(), v.ImageProbe.Contract(), v.DiskEnsure.Contract(),
 		v.UnattendWrite.Contract(), v.VMEnsure.Contract(), v.VMStart.Contract(), v.VMStop.Contract(), v.VMState.Contract(),
 		v.VMRemove.Contract(), v.SeedEject.Contract(), v.CheckpointCreate.Contract(), v.CheckpointRestore.Contract(),
-		v.CheckpointRemove.Contract(), v.PortProxyEnsure.Contract(), v.PortProxyRemove.Contract(), v.FileProbe.Contract(),
-		v.FileReceive.Contract(), v.FileSend.Contract(), v.FilesRemove.Contract(), v.HostExec.Contract(),
+		v.CheckpointRemove.Contract(), v.PortProxyEnsure.Contract(), v.PortProxyRemove.Contract(),
+		v.FilesRemove.Contract(), v.HostExec.Contract(),
 		v.CaptureStart.Contract(), v.CaptureStop.Contract(), v.GuestInvoke.Contract(), v.GuestPush.Contract(), v.GuestPull.Contract(),
-	)
+	)...)
 }

@@ -274,51 +274,6 @@ type PortProxyRemoveParams struct {
 	Folder string `json:"folder"`
 }
 
-// FileProbeParams ask what is there of an upload.
-type FileProbeParams struct {
-	Path string `json:"path"`
-}
-
-// FileProbeResult is what was found: the whole file, and how much of a part.
-type FileProbeResult struct {
-	Exists bool   `json:"exists"`
-	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
-	// PartBytes and PartSHA256 are those of PATH.part, an upload that was cut off.
-	PartBytes  int64  `json:"partBytes"`
-	PartSHA256 string `json:"partSHA256"`
-	// Beside is how many other files and folders its folder holds.
-	Beside int `json:"beside"`
-}
-
-// FileReceiveParams begin or go on with an upload. Standard input carries a gzip
-// stream of the file from Offset on; it grows PATH.part, which becomes PATH
-// when its hash is right. Missing folders are made.
-type FileReceiveParams struct {
-	Path   string `json:"path"`
-	Offset int64  `json:"offset"`
-	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
-}
-
-// FileReceiveResult is the file as it is now.
-type FileReceiveResult struct {
-	Bytes int64 `json:"bytes"`
-}
-
-// FileSendParams ask for a file from Offset on. Standard output carries it as
-// gzip streams, one for each 48 KiB, that make one when put together (RFC 1952).
-type FileSendParams struct {
-	Path   string `json:"path"`
-	Offset int64  `json:"offset"`
-}
-
-// FileSendResult is the whole file's size and hash.
-type FileSendResult struct {
-	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
-}
-
 // FilesRemoveParams remove files or folders below the lab's folder; an empty
 // Paths removes the folder itself. A folder without the lab's mark file is foreign.
 type FilesRemoveParams struct {

@@ -62,8 +62,10 @@ type FirstBoot string
 const (
 	// L4Lab is the first-boot program of this project.
 	L4Lab FirstBoot = "l4lab"
-	// CloudInit is cloud-init or cloudbase-init, which cloud images bring.
+	// CloudInit is cloud-init, which cloud images bring.
 	CloudInit FirstBoot = "cloud-init"
+	// AnswerFile is Windows' own set-up, after sysprep.
+	AnswerFile FirstBoot = "answer file"
 )
 
 // Files of an image's folder.

@@ -131,5 +131,9 @@ func (s Store) convert(ctx context.Context, file, sum string, o ImportOptions) (
 	if _, err := run(ctx, "qemu-img", "convert", "-f", format, "-O", "qcow2", file, filepath.Join(work, diskFile)); err != nil {
 		return Image{}, err
 	}
-	return s.publish(work, Image{Name: o.Name, Recipe: o.hash(sum), OS: o.OS, Firmware: o.Firmware, FirstBoot: CloudInit, Source: sum})
+	i := Image{Name: o.Name, Recipe: o.hash(sum), OS: o.OS, Firmware: o.Firmware, FirstBoot: CloudInit, Source: sum}
+	if o.OS == topology.Windows {
+		i.FirstBoot = AnswerFile
+	}
+	return s.publish(work, i)
 }

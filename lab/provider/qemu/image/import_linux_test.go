@@ -124,3 +124,10 @@ func TestImportRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestAnImageOfWindowsReadsNoCloudSeed(t *testing.T) {
+	i, err := (Store{t.TempDir()}).Import(t.Context(), rawDisk(t), ImportOptions{Name: "server-2022", OS: topology.Windows, Firmware: UEFI})
+	if err != nil || i.OS != topology.Windows || i.FirstBoot != AnswerFile || i.Firmware != UEFI {
+		t.Errorf("got %+v, %v", i, err)
+	}
+}

@@ -46,9 +46,7 @@ func (c Config) arguments(uefi string) []string {
 		"-device", "pvpanic",
 	}
 	if c.Accel == TCG {
-		// 128 MB hold the translated code of a booted Debian; QEMU would take a
-		// quarter of the guest's memory, up to 1 GB.
-		args = append(args, "-accel", "tcg,tb-size=96")
+		args = append(args, "-accel", fmt.Sprintf("tcg,tb-size=%d", c.translatedMB()))
 	} else {
 		args = append(args, "-accel", string(c.Accel))
 	}
@@ -63,8 +61,14 @@ func (c Config) arguments(uefi string) []string {
 			"-blockdev", blockdev("efi-code", Disk{Path: uefi, Format: "raw", ReadOnly: true}),
 			"-blockdev", blockdev("efi-vars", Disk{Path: efivarsFile(c.Dir), Format: "raw"}))
 	}
+	if c.VGA {
+		args = append(args, "-device", "VGA")
+	}
 	for i, d := range c.Disks {
-		args = append(args, "-blockdev", blockdev(nodeDisk(i), d), "-device", d.device(i))
+		if !d.empty() {
+			args = append(args, "-blockdev", blockdev(nodeDisk(i), d))
+		}
+		args = append(args, "-device", d.device(i))
 	}
 	args = append(args, c.NIC.arguments()...)
 	if c.Incoming != nil {
@@ -72,6 +76,10 @@ func (c Config) arguments(uefi string) []string {
 	}
 	return args
 }
+
+// translatedMB is how much translated code is kept: 96 MB hold that of a booted Debian,
+// and Windows has more of it. QEMU would take a quarter of the guest's memory, up to 1 GB.
+func (c Config) translatedMB() int { return max(96, c.MemoryMB/8) }
 
 func (c Config) machine(uefi string) string {
 	// q35, not microvm or pc: measured, see docs/qemu.md. Without the system
@@ -119,7 +127,11 @@ func (d Disk) device(i int) string {
 	case CD:
 		device = fmt.Sprintf("ide-cd,bus=ide.%d", i)
 	}
-	device += fmt.Sprintf(",id=%s,drive=%s,bootindex=%d", deviceDisk(i), nodeDisk(i), i+1) // 0 is that of -kernel
+	device += ",id=" + deviceDisk(i)
+	if !d.empty() {
+		device += ",drive=" + nodeDisk(i)
+	}
+	device += fmt.Sprintf(",bootindex=%d", i+1) // 0 is that of -kernel
 	if d.Serial != "" {
 		device += ",serial=" + escape(d.Serial)
 	}

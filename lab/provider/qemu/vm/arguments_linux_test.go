@@ -26,6 +26,7 @@ func TestTheMachineAsQEMUsOptions(t *testing.T) {
 		want   []string
 	}{
 		"emulated":                         {func(*Config) {}, "-accel", []string{"tcg,tb-size=96"}},
+		"room for the code of a large one": {func(c *Config) { c.MemoryMB = 2048 }, "-accel", []string{"tcg,tb-size=256"}},
 		"emulated processor":               {func(*Config) {}, "-cpu", []string{"max"}},
 		"KVM":                              {func(c *Config) { c.Accel = KVM }, "-accel", []string{"kvm"}},
 		"KVM's processor":                  {func(c *Config) { c.Accel = KVM }, "-cpu", []string{"host"}},
@@ -66,12 +67,14 @@ func TestTheMachineAsQEMUsOptions(t *testing.T) {
 
 func TestTheDevicesOfAMachine(t *testing.T) {
 	t.Parallel()
-	c := Config{Disks: []Disk{{Serial: "a,b"}, {Bus: SATA}, {Bus: CD}}, NIC: NIC{Tap: "be1", MAC: "02:00:00:00:00:01", Model: "e1000"}}
+	c := Config{Disks: []Disk{{Serial: "a,b"}, {Bus: SATA}, {Bus: CD, Path: "/seed.iso"}, {Bus: CD}}, VGA: true, NIC: NIC{Tap: "be1", MAC: "02:00:00:00:00:01", Model: "e1000"}}
 	got := valuesOf(c.arguments(""), "-device")
 	for _, want := range []string{
 		"virtio-blk-pci,id=disk0,drive=disk0-0,bootindex=1,serial=a,,b",
 		"ide-hd,bus=ide.1,id=disk1,drive=disk1-0,bootindex=2",
 		"ide-cd,bus=ide.2,id=disk2,drive=disk2-0,bootindex=3",
+		"ide-cd,bus=ide.3,id=disk3,bootindex=4",
+		"VGA",
 		"e1000,id=nic0,netdev=net0,mac=02:00:00:00:00:01,romfile=",
 		"pvpanic",
 	} {

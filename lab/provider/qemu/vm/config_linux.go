@@ -42,7 +42,7 @@ const (
 )
 
 // Disk is a disk image. An image that is not ReadOnly is written to by this
-// machine alone: QEMU locks it.
+// machine alone: QEMU locks it. A CD drive without a Path is empty.
 type Disk struct {
 	Path     string
 	Format   string // "qcow2" or "raw"
@@ -81,6 +81,9 @@ type Config struct {
 	Firmware               Firmware
 	Disks                  []Disk
 	NIC                    NIC
+	// VGA gives the guest a display adapter, which Windows' boot manager wants;
+	// VM.Screen shows what is on it.
+	VGA bool
 	// LocalClock sets the clock to the local time, as Windows wants it, not UTC.
 	LocalClock bool
 	// Incoming is a state that Save wrote, to go on from, read from where the
@@ -140,6 +143,9 @@ func (c Config) check() error {
 }
 
 func (d Disk) check() error {
+	if d.empty() {
+		return nil
+	}
 	if !filepath.IsAbs(d.Path) {
 		return fmt.Errorf("the disk %q is no absolute path", d.Path)
 	}
@@ -157,6 +163,9 @@ func (d Disk) check() error {
 	_, err := os.Stat(d.Path)
 	return err
 }
+
+// empty says that it is a drive without a disc.
+func (d Disk) empty() bool { return d.Bus == CD && d.Path == "" }
 
 // writable says whether the guest can write to it.
 func (d Disk) writable() bool { return !d.ReadOnly && d.Bus != CD }
@@ -205,6 +214,19 @@ func ovmf() [][2]string {
 	}
 }
 
+// FindUEFI returns the path of the firmware for machines that boot by UEFI.
+func FindUEFI() (string, error) {
+	for _, pair := range ovmf() {
+		if _, err := os.Stat(pair[0]); err == nil {
+			return pair[0], nil
+		}
+	}
+	return "", errNoOVMF
+}
+
+// errNoOVMF says that the distribution's UEFI firmware is missing.
+var errNoOVMF = errors.New("it boots by UEFI and there is no OVMF here; install Debian's package ovmf")
+
 // uefiCode returns OVMF's code, and makes the machine's own copy of its
 // variables where there is none yet.
 func uefiCode(dir string) (code string, err error) {
@@ -221,7 +243,7 @@ func uefiCode(dir string) (code string, err error) {
 		}
 		return pair[0], os.WriteFile(efivarsFile(dir), variables, 0o600)
 	}
-	return "", errors.New("it boots by UEFI and there is no OVMF here; install Debian's package ovmf")
+	return "", errNoOVMF
 }
 
 // escape protects a value in one of QEMU's option lists, where a comma ends it.

@@ -95,6 +95,38 @@ func (v *VM) SetLink(ctx context.Context, up bool) error {
 	return v.do(ctx, "set the link of", "set_link", map[string]any{"name": deviceNIC, "up": up})
 }
 
+// Eject takes the disc out of a CD drive, the disk of that number in Config.Disks,
+// whatever the guest does with it, and lets go of its file. An empty drive stays so.
+func (v *VM) Eject(ctx context.Context, disk int) error {
+	return v.talk(ctx, "take the disc out of", func(ctx context.Context, m *monitor) error {
+		nodes, err := m.nodes(ctx)
+		node := nodes[deviceDisk(disk)]
+		if err != nil || node == "" {
+			return err
+		}
+		id := map[string]any{"id": deviceDisk(disk)}
+		for _, step := range []struct {
+			command   string
+			arguments any
+		}{
+			{"blockdev-open-tray", map[string]any{"id": deviceDisk(disk), "force": true}},
+			{"blockdev-remove-medium", id},
+			{"blockdev-close-tray", id},
+			{"blockdev-del", map[string]any{"node-name": node}},
+		} {
+			if err := m.execute(ctx, step.command, step.arguments, nil); err != nil {
+				return fmt.Errorf("%s: %w", step.command, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Screen writes a picture of the guest's screen (PNG) to a new file.
+func (v *VM) Screen(ctx context.Context, path string) error {
+	return v.do(ctx, "picture the screen of", "screendump", map[string]any{"filename": path, "format": "png"})
+}
+
 // Reset presses the reset button. A guest that had ended (Shutdown, Panicked,
 // InternalError) boots; one that is paused stays paused, at its first instruction.
 func (v *VM) Reset(ctx context.Context) error {

@@ -40,6 +40,7 @@ type Verbs struct {
 	VIPsEnsure        powershell.Verb[VIPsEnsureParams, Changed]
 	FirewallEnsure    powershell.Verb[FirewallEnsureParams, Changed]
 	PortsEnsure       powershell.Verb[PortsEnsureParams, Changed]
+	ClockEnsure       powershell.Verb[ClockEnsureParams, Changed]
 	TestSigningEnsure powershell.Verb[None, RebootResult]
 	MSIEnsure         powershell.Verb[MSIEnsureParams, RebootResult]
 	XDPEnsure         powershell.Verb[XDPEnsureParams, RebootResult]
@@ -65,6 +66,7 @@ func New() Verbs {
 		VIPsEnsure:        verb[VIPsEnsureParams, Changed]("vips-ensure", true, NotFound),
 		FirewallEnsure:    verb[FirewallEnsureParams, Changed]("firewall-ensure", true, Foreign),
 		PortsEnsure:       verb[PortsEnsureParams, Changed]("ports-ensure", true),
+		ClockEnsure:       verb[ClockEnsureParams, Changed]("clock-ensure", true),
 		TestSigningEnsure: verb[None, RebootResult]("testsigning-ensure", true),
 		MSIEnsure:         verb[MSIEnsureParams, RebootResult]("msi-ensure", true, NotFound, InstallFailed),
 		XDPEnsure:         verb[XDPEnsureParams, RebootResult]("xdp-ensure", true, NotFound, InstallFailed),
@@ -87,7 +89,7 @@ func New() Verbs {
 func (v Verbs) Contracts() (powershell.Contracts, error) {
 	return powershell.NewContracts(
 		v.Facts.Contract(), v.AdapterEnsure.Contract(), v.VIPsEnsure.Contract(), v.FirewallEnsure.Contract(),
-		v.PortsEnsure.Contract(), v.TestSigningEnsure.Contract(), v.MSIEnsure.Contract(), v.XDPEnsure.Contract(), v.ServiceEnsure.Contract(),
+		v.PortsEnsure.Contract(), v.ClockEnsure.Contract(), v.TestSigningEnsure.Contract(), v.MSIEnsure.Contract(), v.XDPEnsure.Contract(), v.ServiceEnsure.Contract(),
 		v.ServiceRemove.Contract(), v.IISEnsure.Contract(), v.Exec.Contract(), v.FileProbe.Contract(), v.FileRead.Contract(),
 		v.FileWrite.Contract(), v.FileRemove.Contract(), v.SetupClean.Contract(), v.Restart.Contract(),
 		v.GuestCaptureStart.Contract(), v.GuestCaptureStop.Contract(),

@@ -95,6 +95,12 @@ type PortsEnsureParams struct {
 	Count int `json:"count"`
 }
 
+// ClockEnsureParams set the clock, when it is more than a second off.
+type ClockEnsureParams struct {
+	// Seconds are those since 1970, UTC.
+	Seconds int64 `json:"seconds"`
+}
+
 // MSIEnsureParams install a package silently.
 type MSIEnsureParams struct {
 	Path   string `json:"path"`

@@ -182,6 +182,11 @@ func portsEnsure(_ context.Context, m *guest, w *windows, p guestscripts.PortsEn
 	return m.remembered([]string{fmt.Sprintf("tcp ports %d to %d", p.First, last), fmt.Sprintf("udp ports %d to %d", p.First, last)})
 }
 
+// clockEnsure changes nothing: guests have this machine's clock.
+func clockEnsure(_ context.Context, m *guest, _ *windows, _ guestscripts.ClockEnsureParams) (guestscripts.Changed, error) {
+	return m.remembered(nil)
+}
+
 func testSigningEnsure(_ context.Context, m *guest, w *windows, _ guestscripts.None) (guestscripts.RebootResult, error) {
 	if w.TestSigningNow {
 		c, err := m.remembered(nil)

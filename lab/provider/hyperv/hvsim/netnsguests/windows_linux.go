@@ -255,6 +255,7 @@ func windowsVerbs(v guestscripts.Verbs) map[string]verb {
 	on(t, v.VIPsEnsure, vipsEnsure)
 	on(t, v.FirewallEnsure, firewallEnsure)
 	on(t, v.PortsEnsure, portsEnsure)
+	on(t, v.ClockEnsure, clockEnsure)
 	on(t, v.TestSigningEnsure, testSigningEnsure)
 	on(t, v.MSIEnsure, msiEnsure)
 	on(t, v.XDPEnsure, xdpEnsure)

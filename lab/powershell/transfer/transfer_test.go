@@ -19,14 +19,13 @@ import (
 	"time"
 
 	"l4lab/lab/powershell"
+	"l4lab/lab/powershell/transfer"
 	"l4lab/lab/provider/hyperv/hvsim/wsman"
-	"l4lab/lab/provider/hyperv/scripts"
-	"l4lab/lab/provider/hyperv/transfer"
 )
 
-// disk is a host that knows the three verbs of files.
+// disk is a machine that knows the three verbs of files.
 type disk struct {
-	verbs scripts.Verbs
+	verbs transfer.Verbs
 	mu    sync.Mutex
 	files map[string][]byte
 }
@@ -74,11 +73,11 @@ func (d *disk) run(_ context.Context, p wsman.Process) int {
 }
 
 func (d *disk) probe(q powershell.Request) (any, error) {
-	var p scripts.FileProbeParams
+	var p transfer.FileProbeParams
 	if err := json.Unmarshal(q.Input, &p); err != nil {
 		return nil, err
 	}
-	var r scripts.FileProbeResult
+	var r transfer.FileProbeResult
 	if b := d.get(p.Path); b != nil {
 		r.Exists, r.Bytes, r.SHA256 = true, int64(len(b)), strings.ToUpper(sum(b))
 	}
@@ -89,7 +88,7 @@ func (d *disk) probe(q powershell.Request) (any, error) {
 }
 
 func (d *disk) receive(q powershell.Request) (any, error) {
-	var p scripts.FileReceiveParams
+	var p transfer.FileReceiveParams
 	if err := json.Unmarshal(q.Input, &p); err != nil {
 		return nil, err
 	}
@@ -104,15 +103,15 @@ func (d *disk) receive(q powershell.Request) (any, error) {
 	}
 	if sum(part.Bytes()) != p.SHA256 || int64(part.Len()) != p.Bytes {
 		d.set(p.Path+".part", nil)
-		return nil, &powershell.ScriptError{Code: scripts.HashMismatch, Message: "what came is not the file", Target: p.Path}
+		return nil, &powershell.ScriptError{Code: transfer.HashMismatch, Message: "what came is not the file", Target: p.Path}
 	}
 	d.set(p.Path, part.Bytes())
 	d.set(p.Path+".part", nil)
-	return scripts.FileReceiveResult{Bytes: p.Bytes}, nil
+	return transfer.FileReceiveResult{Bytes: p.Bytes}, nil
 }
 
 func (d *disk) send(q powershell.Request, w io.Writer) (any, error) {
-	var p scripts.FileSendParams
+	var p transfer.FileSendParams
 	if err := json.Unmarshal(q.Input, &p); err != nil {
 		return nil, err
 	}
@@ -128,13 +127,13 @@ func (d *disk) send(q powershell.Request, w io.Writer) (any, error) {
 		}
 		b = b[n:]
 	}
-	return scripts.FileSendResult{Bytes: int64(len(all)), SHA256: sum(all)}, nil
+	return transfer.FileSendResult{Bytes: int64(len(all)), SHA256: sum(all)}, nil
 }
 
 // newDisk is a disk behind a WinRM service.
 func newDisk(t testing.TB, configure func(*wsman.Server)) (*disk, powershell.Runner, *wsman.Server) {
 	t.Helper()
-	d := &disk{verbs: scripts.New(), files: map[string][]byte{}}
+	d := &disk{verbs: transfer.NewVerbs(), files: map[string][]byte{}}
 	s := &wsman.Server{Users: map[string]powershell.Password{"lab": "secret"}, Run: d.run}
 	if configure != nil {
 		configure(s)
@@ -298,7 +297,7 @@ func (c *cut) Read(b []byte) (int, error) {
 func TestFaultsOfFilesHaveTheirNames(t *testing.T) {
 	d, r, _ := newDisk(t, nil)
 	notFound := transfer.Download(t.Context(), r, d.verbs, path, io.Discard, nil)
-	if !errors.Is(notFound, &powershell.ScriptError{Code: scripts.NotFound}) || !strings.Contains(fmt.Sprint(notFound), path) {
+	if !errors.Is(notFound, &powershell.ScriptError{Code: transfer.NotFound}) || !strings.Contains(fmt.Sprint(notFound), path) {
 		t.Errorf("a file that is not there: %v", notFound)
 	}
 	if err := transfer.Upload(t.Context(), r, d.verbs, &cut{bytes.NewReader(noise(200_000)), 300_000}, path, nil); err == nil || !strings.Contains(err.Error(), "disk error") {

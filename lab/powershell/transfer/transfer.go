@@ -1,6 +1,7 @@
-// Package transfer moves files to and from a Hyper-V host: one command each,
-// its standard input or output the file's bytes, compressed, checked by hash at
-// the end, taken up again where a connection broke.
+// Package transfer moves files to and from a Windows machine over its Runner, a
+// Hyper-V host's or a guest's that serves WinRM: one command each, its standard
+// input or output the file's bytes, compressed, checked by hash at the end, taken
+// up again where a connection broke.
 //
 // What it costs. A byte of the file, compressed, becomes 4/3 bytes as a line of
 // base64 for the script and 16/9 as WinRM's own base64 around it: an envelope

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"l4lab/lab/powershell"
-	"l4lab/lab/provider/hyperv/scripts"
 )
 
 // ErrChanged says that a file is not what it was when its download began.
@@ -20,10 +19,10 @@ var ErrChanged = errors.New("the file changed meanwhile, or was damaged on the w
 
 // Download writes the file at path on the host to w. When it returns an error,
 // what was written is not the file.
-func Download(ctx context.Context, on powershell.Runner, verbs scripts.Verbs, path string, w io.Writer, progress Progress) error {
-	there, err := verbs.FileProbe.Run(ctx, on, scripts.FileProbeParams{Path: path})
+func Download(ctx context.Context, on powershell.Runner, verbs Verbs, path string, w io.Writer, progress Progress) error {
+	there, err := verbs.FileProbe.Run(ctx, on, FileProbeParams{Path: path})
 	if err == nil && !there.Exists {
-		err = &powershell.ScriptError{Script: verbs.FileSend.Name, Code: scripts.NotFound, Message: "there is no such file", Target: path}
+		err = &powershell.ScriptError{Script: verbs.FileSend.Name, Code: NotFound, Message: "there is no such file", Target: path}
 	}
 	if err != nil {
 		return fmt.Errorf("download %s: %w", path, err)
@@ -40,7 +39,7 @@ func Download(ctx context.Context, on powershell.Runner, verbs scripts.Verbs, pa
 
 type download struct {
 	on       powershell.Runner
-	verbs    scripts.Verbs
+	verbs    Verbs
 	path     string
 	to       io.Writer
 	progress Progress
@@ -58,10 +57,10 @@ func (d *download) attempt(ctx context.Context) error {
 		r.CloseWithError(err)
 		unpacked <- err
 	}()
-	var got scripts.FileSendResult
+	var got FileSendResult
 	err := d.on.Run(ctx, powershell.Call{
 		Script: d.verbs.FileSend.Script,
-		Input:  scripts.FileSendParams{Path: d.path, Offset: d.written},
+		Input:  FileSendParams{Path: d.path, Offset: d.written},
 		Stdout: w,
 		Result: &got,
 	})

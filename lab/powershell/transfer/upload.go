@@ -9,12 +9,11 @@ import (
 	"strings"
 
 	"l4lab/lab/powershell"
-	"l4lab/lab/provider/hyperv/scripts"
 )
 
-// Upload makes the file at path on the host what source holds. A file that is
+// Upload makes the file at path on the machine what source holds. A file that is
 // right already stays, and one that was begun is gone on with.
-func Upload(ctx context.Context, on powershell.Runner, verbs scripts.Verbs, source io.ReadSeeker, path string, progress Progress) error {
+func Upload(ctx context.Context, on powershell.Runner, verbs Verbs, source io.ReadSeeker, path string, progress Progress) error {
 	u := upload{on: on, verbs: verbs, source: source, path: path, progress: progress}
 	if err := u.measure(); err != nil {
 		return fmt.Errorf("upload to %s: read the source: %w", path, err)
@@ -28,7 +27,7 @@ func Upload(ctx context.Context, on powershell.Runner, verbs scripts.Verbs, sour
 
 type upload struct {
 	on       powershell.Runner
-	verbs    scripts.Verbs
+	verbs    Verbs
 	source   io.ReadSeeker
 	path     string
 	progress Progress
@@ -55,7 +54,7 @@ func (u *upload) hash(n int64) (string, error) {
 }
 
 func (u *upload) attempt(ctx context.Context) error {
-	there, err := u.verbs.FileProbe.Run(ctx, u.on, scripts.FileProbeParams{Path: u.path})
+	there, err := u.verbs.FileProbe.Run(ctx, u.on, FileProbeParams{Path: u.path})
 	if err != nil {
 		return err
 	}
@@ -70,10 +69,10 @@ func (u *upload) attempt(ctx context.Context) error {
 	}
 	stream := u.compressed()
 	defer stream.Close()
-	var got scripts.FileReceiveResult
+	var got FileReceiveResult
 	err = u.on.Run(ctx, powershell.Call{
 		Script: u.verbs.FileReceive.Script,
-		Input:  scripts.FileReceiveParams{Path: u.path, Offset: u.offset, Bytes: u.size, SHA256: u.sum},
+		Input:  FileReceiveParams{Path: u.path, Offset: u.offset, Bytes: u.size, SHA256: u.sum},
 		Stdin:  stream,
 		Result: &got,
 	})
@@ -84,7 +83,7 @@ func (u *upload) attempt(ctx context.Context) error {
 }
 
 // begun returns how much of the part on the host is the source's.
-func (u *upload) begun(there scripts.FileProbeResult) (int64, error) {
+func (u *upload) begun(there FileProbeResult) (int64, error) {
 	if there.PartBytes <= 0 || there.PartBytes > u.size {
 		return 0, nil
 	}
