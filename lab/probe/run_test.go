@@ -334,6 +334,36 @@ func TestPortsThatTheClientDoesNotGiveAreReplaced(t *testing.T) {
 	}
 }
 
+func TestRunWaitsForPortsThatAFarClientGivesBackLate(t *testing.T) {
+	lab := newPlayLab(t, topology.DSR)
+	var mu sync.Mutex
+	dials := map[netip.AddrPort]int{}
+	lab.held = func(a netip.AddrPort) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		dials[a]++
+		return dials[a] == 2
+	}
+	report, err := Run(t.Context(), lab, Options{TransferBytes: 1000, FirstPort: 40000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(report.Checks, func(c Check) bool { return c.Name == everyAnswer })
+	if c := report.Checks[i]; c.Status != Pass {
+		t.Errorf("%s: %s\n%s", c.Name, c.Status, c.Details())
+	}
+	again := 0
+	for _, n := range dials {
+		if n > 2 {
+			again++
+		}
+	}
+	if again != repeatedTuples {
+		t.Errorf("%d ports were waited for, want %d", again, repeatedTuples)
+	}
+	lab.checkClean(t)
+}
+
 func TestRunEndsThoughTheClientGivesNoPort(t *testing.T) {
 	lab := newPlayLab(t, topology.DSR)
 	lab.held = func(netip.AddrPort) bool { return true }

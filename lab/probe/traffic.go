@@ -32,13 +32,13 @@ func (p *pass) exchange(ctx context.Context, plan plan, r *recorder, e *Evidence
 		})
 		return x
 	})
-	now := map[netip.AddrPort]netip.AddrPort{}
+	asked := map[netip.AddrPort]Exchange{}
 	for i, x := range e.Exchanges {
-		now[plan.once[i]] = x.Client
+		asked[plan.once[i]] = x
 	}
 	p.settle(ctx, r, e)
 	e.Exchanges = append(e.Exchanges, p.askAll(plan.again, func(client netip.AddrPort) Exchange {
-		return p.ask(ctx, now[client])
+		return p.askAgain(ctx, asked[client])
 	})...)
 	for _, pair := range plan.together {
 		e.Exchanges = append(e.Exchanges, p.askPair(ctx, plan, pair)...)
@@ -62,6 +62,31 @@ func (p *pass) askAll(clients []netip.AddrPort, ask func(netip.AddrPort) Exchang
 
 func (p *pass) ask(ctx context.Context, client netip.AddrPort) Exchange {
 	return p.askTogether(ctx, [2]netip.AddrPort{client})[0]
+}
+
+// A client that is elsewhere gives a port back a moment after its connection was closed
+// here: the relay there waits for late datagrams first.
+const (
+	portPatience = 5 * time.Second
+	portPause    = 100 * time.Millisecond
+)
+
+// askAgain asks from the port of an earlier connection, once that is given back. One
+// that was somebody else's then is not waited for.
+func (p *pass) askAgain(ctx context.Context, before Exchange) Exchange {
+	patience, cancel := context.WithTimeout(ctx, portPatience)
+	defer cancel()
+	for {
+		x := p.ask(ctx, before.Client)
+		if !inUse(x.Err) || inUse(before.Err) {
+			return x
+		}
+		select {
+		case <-patience.Done():
+			return x
+		case <-time.After(portPause):
+		}
+	}
 }
 
 // inUse says that a connection was not begun, since its port is somebody else's
