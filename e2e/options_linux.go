@@ -115,6 +115,7 @@ func (b *balanced) options() {
 	})
 
 	It("serve a backend that is itself the client, through SNAT where DSR chose that backend", Label("dsr", "snat"), func() {
+		b.needs(emulation) // routes and addresses by Linux's commands
 		frontend := netip.MustParseAddrPort("40.1.1.9:80")
 		b.addIn("be1", "route", frontend.Addr().String()+"/32", "via", b.t.Nodes["lb"].Address.String())
 		b.addIn("be3", "address", frontend.Addr().String()+"/32", "dev", "lo")

@@ -22,6 +22,7 @@ const (
 // sideBySideVIPs is about several virtual addresses at once, of both families.
 func (b *balanced) sideBySideVIPs() {
 	It("keeps two addresses apart that differ in mode and backends, under load and while either is switched", func() {
+		b.needs(linuxClient)
 		other := netip.AddrPortFrom(netip.MustParseAddr("40.1.1.2"), 80)
 		DeferCleanup(b.restart) // gives the first one all backends again, after all else went
 		b.addIn("client", "route", other.Addr().String()+"/32", "via", b.t.Nodes["lb"].Address.String())

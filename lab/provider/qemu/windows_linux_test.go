@@ -230,7 +230,7 @@ func TestAGuestThatSomebodyChangedIsNotStartedAgain(t *testing.T) {
 	v := start(t, b, nil)
 	s.Users["Administrator"] = "another"
 	err := b.reviveWindows(t.Context(), v)
-	if !errors.Is(err, powershell.ErrAuth) || !strings.Contains(err.Error(), "labctl up --fresh --name l4lb") {
+	if !errors.Is(err, powershell.ErrAuth) || !strings.Contains(err.Error(), "labctl up --fresh-node be1 --name l4lb") {
 		t.Errorf("error %v", err)
 	}
 	wantNoSecret(t, lab, "the error", err.Error())
