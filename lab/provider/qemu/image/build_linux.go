@@ -27,6 +27,18 @@ type BuildOptions struct {
 	Log io.Writer
 }
 
+// missingOf returns the packages of the programs that this machine lacks.
+func missingOf(tools map[string]string) []string {
+	var missing []string
+	for tool, pkg := range tools {
+		if _, err := LookPath(tool); err != nil && !slices.Contains(missing, pkg) {
+			missing = append(missing, pkg)
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}
+
 // buildTools are the programs that a build runs, by Debian's package.
 var buildTools = map[string]string{
 	"mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils", "busybox": "busybox-static",
@@ -104,16 +116,7 @@ func checkStatic(program string) error {
 }
 
 // MissingPackages returns the Debian packages that a build needs and this machine lacks.
-func MissingPackages() []string {
-	var missing []string
-	for tool, pkg := range buildTools {
-		if _, err := LookPath(tool); err != nil {
-			missing = append(missing, pkg)
-		}
-	}
-	slices.Sort(missing)
-	return missing
-}
+func MissingPackages() []string { return missingOf(buildTools) }
 
 // builder is one build.
 type builder struct {
@@ -143,7 +146,7 @@ func (s Store) build(ctx context.Context, r Recipe, o BuildOptions) (_ Image, er
 	}()
 	b := builder{Recipe: r, BuildOptions: o, work: work, scratch: scratch, root: filepath.Join(scratch, "root")}
 	b.image = Image{Name: r.Name, Recipe: r.Hash(), OS: topology.Linux, FirstBoot: L4Lab,
-		Kernel: kernelFile, Initrd: initrdFile, Append: r.Append, Packages: map[string]string{}}
+		Kernel: kernelFile, Initrd: initrdFile, Drivers: driversFile, Append: r.Append, Packages: map[string]string{}}
 	for _, step := range []func(context.Context) error{b.bootstrap, b.kernel, b.finish, b.initrd, b.disk} {
 		if err := step(ctx); err != nil {
 			return Image{}, err
