@@ -53,7 +53,7 @@ func (s Store) Build(ctx context.Context, r Recipe, o BuildOptions) (Image, erro
 	if err := checkName(r.Name); err != nil {
 		return Image{}, err
 	}
-	if i, err := s.built(r); !errors.Is(err, fs.ErrNotExist) {
+	if i, err := s.Current(r); !errors.Is(err, fs.ErrNotExist) {
 		return i, err
 	}
 	if err := o.check(); err != nil {
@@ -64,7 +64,7 @@ func (s Store) Build(ctx context.Context, r Recipe, o BuildOptions) (Image, erro
 		return Image{}, err
 	}
 	defer release()
-	if i, err := s.built(r); !errors.Is(err, fs.ErrNotExist) {
+	if i, err := s.Current(r); !errors.Is(err, fs.ErrNotExist) {
 		return i, err // by the labctl that had the lock
 	}
 	i, err := s.build(ctx, r, o)
@@ -74,7 +74,9 @@ func (s Store) Build(ctx context.Context, r Recipe, o BuildOptions) (Image, erro
 	return i, nil
 }
 
-func (s Store) built(r Recipe) (Image, error) { return s.read(imageID(r.Name, r.Hash())) }
+// Current returns the image of a recipe as it is now; fs.ErrNotExist when it was
+// not built.
+func (s Store) Current(r Recipe) (Image, error) { return s.read(imageID(r.Name, r.Hash())) }
 
 // check finds what is missing before anything is made.
 func (o *BuildOptions) check() error {

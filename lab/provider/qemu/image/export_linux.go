@@ -97,10 +97,13 @@ func Export(ctx context.Context, i Image, file string, format Format) (err error
 	return os.Rename(whole, file)
 }
 
+// BootablePath is where Bootable keeps its disk, which need not be there.
+func (s Store) BootablePath(i Image) string { return filepath.Join(s.Dir, i.ID, bootable) }
+
 // Bootable returns the path of a VHDX in the image's folder that firmware boots;
 // it is made when it is not there, and goes with the image.
 func (s Store) Bootable(ctx context.Context, i Image) (string, error) {
-	file := filepath.Join(s.Dir, i.ID, bootable)
+	file := s.BootablePath(i)
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file, err
 	}
@@ -123,6 +126,42 @@ func (s Store) Bootable(ctx context.Context, i Image) (string, error) {
 		return "", err
 	}
 	return file, os.Rename(draft, file)
+}
+
+// BootableDebian is Bootable of the recipe debian, which is built when it is
+// missing or of an older recipe; say is told what takes long.
+func (s Store) BootableDebian(ctx context.Context, firstBoot string, say func(string)) (string, error) {
+	recipe := Debian()
+	if _, err := s.Current(recipe); errors.Is(err, fs.ErrNotExist) {
+		say("image " + recipe.Name + " is built, which takes a minute or two")
+	}
+	i, err := s.Build(ctx, recipe, BuildOptions{FirstBoot: firstBoot})
+	if err != nil {
+		return "", err
+	}
+	return s.Bootable(ctx, i)
+}
+
+// BootableDebianFound says where that disk is, or that it can be made; the error
+// says what is missing for that.
+func (s Store) BootableDebianFound() (string, error) {
+	i, err := s.Current(Debian())
+	missing := MissingForExport()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		missing = append(missing, MissingPackages()...)
+	case err != nil:
+		return "", err
+	default:
+		if _, err := os.Stat(s.BootablePath(i)); err == nil {
+			return s.BootablePath(i), nil
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return "", fmt.Errorf("it is not in %s, and to make it this machine lacks %s", s.Dir, strings.Join(slices.Compact(missing), " "))
+	}
+	return "not there yet: `labctl up` makes it", nil
 }
 
 // export is one export of a built image.

@@ -16,7 +16,7 @@ import (
 )
 
 // initrdCommands are busybox's programs that the init script uses.
-var initrdCommands = []string{"findfs", "insmod", "mount", "sh", "switch_root", "usleep"}
+var initrdCommands = []string{"findfs", "insmod", "ln", "mount", "sh", "switch_root", "usleep"}
 
 // initrd writes an archive of busybox, the init script and the modules that the
 // root file system is reached with. It is not compressed: unpacking costs an
