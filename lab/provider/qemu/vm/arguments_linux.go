@@ -3,6 +3,7 @@ package vm
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -63,6 +64,9 @@ func (c Config) arguments(uefi string) []string {
 			"-blockdev", blockdev("efi-code", Disk{Path: uefi, Format: "raw", ReadOnly: true}),
 			"-blockdev", blockdev("efi-vars", Disk{Path: efivarsFile(c.Dir), Format: "raw"}))
 	}
+	if slices.ContainsFunc(c.Disks, Disk.scsi) {
+		args = append(args, "-device", "virtio-scsi-pci,id=scsi")
+	}
 	for i, d := range c.Disks {
 		args = append(args, "-blockdev", blockdev(nodeDisk(i), d), "-device", d.device(i))
 	}
@@ -118,6 +122,10 @@ func (d Disk) device(i int) string {
 		device = fmt.Sprintf("ide-hd,bus=ide.%d", i)
 	case CD:
 		device = fmt.Sprintf("ide-cd,bus=ide.%d", i)
+	case SCSI:
+		device = fmt.Sprintf("scsi-hd,bus=scsi.0,lun=%d", i)
+	case DVD:
+		device = fmt.Sprintf("scsi-cd,bus=scsi.0,lun=%d", i)
 	}
 	device += fmt.Sprintf(",id=%s,drive=%s,bootindex=%d", deviceDisk(i), nodeDisk(i), i+1) // 0 is that of -kernel
 	if d.Serial != "" {

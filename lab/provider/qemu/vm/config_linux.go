@@ -34,11 +34,14 @@ const (
 type Bus string
 
 // Virtio needs a driver in the guest that Windows does not have by itself;
-// SATA is a disk, and CD a CD-ROM drive, at an AHCI controller.
+// SATA is a disk, and CD a CD-ROM drive, at an AHCI controller; SCSI is a disk, and
+// DVD a DVD drive, at a virtio controller, for which the guest needs a driver, too.
 const (
 	Virtio Bus = "virtio"
 	SATA   Bus = "sata"
 	CD     Bus = "cd"
+	SCSI   Bus = "scsi"
+	DVD    Bus = "dvd"
 )
 
 // Disk is a disk image. An image that is not ReadOnly is written to by this
@@ -150,16 +153,19 @@ func (d Disk) check() error {
 		return fmt.Errorf("the serial number %q of the disk %s has more than 20 characters", d.Serial, d.Path)
 	}
 	switch d.Bus {
-	case "", Virtio, SATA, CD:
+	case "", Virtio, SATA, CD, SCSI, DVD:
 	default:
-		return fmt.Errorf("the bus %q of the disk %s: there is %q, %q and %q", d.Bus, d.Path, Virtio, SATA, CD)
+		return fmt.Errorf("the bus %q of the disk %s: there is %q, %q, %q, %q and %q", d.Bus, d.Path, Virtio, SATA, CD, SCSI, DVD)
 	}
 	_, err := os.Stat(d.Path)
 	return err
 }
 
 // writable says whether the guest can write to it.
-func (d Disk) writable() bool { return !d.ReadOnly && d.Bus != CD }
+func (d Disk) writable() bool { return !d.ReadOnly && d.Bus != CD && d.Bus != DVD }
+
+// scsi says whether it is at the SCSI controller.
+func (d Disk) scsi() bool { return d.Bus == SCSI || d.Bus == DVD }
 
 func (n NIC) check() error {
 	if n.Tap == "" {
@@ -203,6 +209,16 @@ func ovmf() [][2]string {
 		{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
 		{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
 	}
+}
+
+// FindUEFI returns the path of the UEFI firmware of this machine.
+func FindUEFI() (string, error) {
+	for _, pair := range ovmf() {
+		if _, err := os.Stat(pair[0]); err == nil {
+			return pair[0], nil
+		}
+	}
+	return "", errors.New("there is no OVMF here; install Debian's package ovmf")
 }
 
 // uefiCode returns OVMF's code, and makes the machine's own copy of its
