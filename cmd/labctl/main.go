@@ -135,7 +135,9 @@ type app struct {
 	fresh bool
 	// bootLimit is how long a virtual machine may take to boot.
 	bootLimit time.Duration
-	faults    []string
+	// guests is what Linux machines of simulated hosts are.
+	guests string
+	faults []string
 	// closers end what providers keep open.
 	closers []func(context.Context) error
 }
