@@ -61,6 +61,10 @@ func (s *suite) hypervMachines() {
 		Expect(up()).To(Succeeds())
 		s.expectHealthy(t.Name)
 		Expect(guest()).NotTo(BeElementOf(0, was))
+		// An emulated guest on a busy computer takes its time to answer the balancer's ARP.
+		Eventually(func() int {
+			return s.labctl("exec", "--name", t.Name, "client", "--", "curl", "-sf", "-m", "2", "http://40.1.1.1/whoami").Code
+		}).WithTimeout(bootPatience).Should(BeZero())
 		Expect(s.proof("test", "--name", t.Name)).To(Succeeds())
 	})
 
