@@ -86,6 +86,8 @@ type crowd struct {
 // how long each of its requests may take.
 func (b *balanced) gather(to netip.AddrPort, patience time.Duration) *crowd {
 	GinkgoHelper()
+	// On a Hyper-V host each is a process of the shell's, of which WinRM allows 25.
+	b.needs(manyConnections)
 	c := &crowd{from: b.machine("client"), to: to, patience: patience, began: time.Now(), stop: make(chan struct{}), fell: map[*resident]error{}}
 	DeferCleanup(c.disperse)
 	for n := range residents {

@@ -41,6 +41,7 @@ func (s *suite) specs() {
 		return
 	}
 	Describe("virtual machines", Label("qemu", "dsr", "snat", "slow"), Ordered, ContinueOnFailure, s.virtualMachines)
+	Describe("a simulated Hyper-V host of virtual machines", Label("qemu", "windows", "dsr", "snat", "slow"), Ordered, ContinueOnFailure, s.hypervMachines)
 	Describe("a simulated Hyper-V host", Label("windows", "slow"), Ordered, ContinueOnFailure, s.hyperv)
 	Describe("balancing", Ordered, ContinueOnFailure, s.balancing)
 	Describe("a random walk", Label("dsr", "snat", "churn", "faults", "slow"), s.chaos)

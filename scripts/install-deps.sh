@@ -12,7 +12,8 @@
 #             run the grammar that the PowerShell scripts are checked with
 #             and the browser, which the demo's report takes its pictures with;
 #             qemu-system-x86 and qemu-utils, which virtual machines run on
-#   qemu      QEMU, and what builds the image that its machines start from
+#   qemu      QEMU, what builds the image that its machines start from, and what
+#             makes of it a disk that firmware boots, with that firmware
 #   browser   chromium-headless-shell, Debian's smallest Chromium
 #   generate  clang-19 and llvm-19, which compile the eBPF programs
 #
@@ -58,6 +59,11 @@ for group in "$@"; do
 		want mmdebstrap mmdebstrap
 		want busybox-static /usr/share/doc/busybox-static
 		want e2fsprogs mke2fs
+		want ovmf /usr/share/OVMF
+		want systemd-boot-efi /usr/lib/systemd/boot/efi/linuxx64.efi.stub
+		want mtools mcopy
+		want fdisk sfdisk
+		want binutils objcopy
 		;;
 	browser)
 		want chromium-headless-shell chromium-headless-shell

@@ -84,6 +84,10 @@ type HyperVImage struct {
 	Generation int    `yaml:"generation" json:"generation,omitempty"`
 	MemoryMB   int    `yaml:"memoryMB" json:"memoryMB,omitempty"`
 	CPUs       int    `yaml:"cpus" json:"cpus,omitempty"`
+	// SecureBoot has the firmware start signed systems alone (generation 2). The
+	// default is true for Linux, whose distributions are signed, and false for
+	// Windows, which loads no test-signed driver with it.
+	SecureBoot bool `yaml:"secureBoot" json:"secureBoot"`
 	// Login is the guest's administrator. Linux guests take the lab's key alone;
 	// of Windows guests, a password that is named nowhere is made up for the lab
 	// and kept in its folder.
@@ -190,8 +194,8 @@ func (h *HyperV) fill(has func(path string) bool) {
 			h.Reach = ReachDirect
 		}
 	}
-	h.Images.Linux.fill(DefaultLinuxMemoryMB, DefaultLinuxUser, func(p string) bool { return has("images.linux." + p) })
-	h.Images.Windows.fill(DefaultWindowsMemoryMB, DefaultWindowsUser, func(p string) bool { return has("images.windows." + p) })
+	h.Images.Linux.fill(DefaultLinuxMemoryMB, DefaultLinuxUser, true, func(p string) bool { return has("images.linux." + p) })
+	h.Images.Windows.fill(DefaultWindowsMemoryMB, DefaultWindowsUser, false, func(p string) bool { return has("images.windows." + p) })
 	if !has("ebpf.profile") {
 		h.EBPF.Profile = ProfileEFW
 	}
@@ -203,7 +207,7 @@ func (h *HyperV) fill(has func(path string) bool) {
 	}
 }
 
-func (i *HyperVImage) fill(memoryMB int, user string, has func(path string) bool) {
+func (i *HyperVImage) fill(memoryMB int, user string, secureBoot bool, has func(path string) bool) {
 	if i == nil {
 		return
 	}
@@ -215,6 +219,9 @@ func (i *HyperVImage) fill(memoryMB int, user string, has func(path string) bool
 	}
 	if !has("cpus") {
 		i.CPUs = DefaultCPUs
+	}
+	if !has("secureBoot") {
+		i.SecureBoot = secureBoot
 	}
 	if !has("login.user") && !has("login.userEnv") {
 		i.Login.User = user

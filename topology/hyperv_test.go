@@ -35,7 +35,7 @@ func TestAMinimalHyperVBlockGetsItsDefaults(t *testing.T) {
 			Credentials: Credential{UserEnv: "HV_USER", PasswordEnv: "HV_PASSWORD"}},
 		Storage: `C:\l4lab`, Reach: ReachSSHJump, EBPF: EBPF{Profile: ProfileEFW}, Page: PageLBAgent, Loopback: LoopbackBuiltin,
 		Images: HyperVImages{
-			Linux:   &HyperVImage{Path: `D:\images\linux.vhdx`, Generation: 2, MemoryMB: 1024, CPUs: 2, Login: Credential{User: "root"}},
+			Linux:   &HyperVImage{Path: `D:\images\linux.vhdx`, Generation: 2, MemoryMB: 1024, CPUs: 2, SecureBoot: true, Login: Credential{User: "root"}},
 			Windows: &HyperVImage{Path: `D:\images\windows.vhdx`, Generation: 2, MemoryMB: 2048, CPUs: 2, Login: Credential{User: "Administrator"}},
 		},
 	}
@@ -69,6 +69,7 @@ func TestHyperVBlockThatIsRefused(t *testing.T) {
 		{"a password for Linux", `linux.vhdx'}`, `linux.vhdx', login: {user: me, passwordEnv: P}}`, "take the lab's key alone"},
 		{"no user's name on Linux", `linux.vhdx'}`, `linux.vhdx', login: {user: "Me!"}}`, "is no name of a Linux user"},
 		{"odd memory", `linux.vhdx'}`, `linux.vhdx', memoryMB: 1023}`, "no even number"},
+		{"Secure Boot for Windows", `windows.vhdx'}`, `windows.vhdx', secureBoot: true}`, "Windows refuses test signing"},
 		{"an unknown way to guests", "    images:", "    reach: teleport\n    images:", `unknown value "teleport"`},
 		{"storage on no drive", "    images:", "    storage: /srv\n    images:", "is no folder on a drive"},
 		{"an unknown profile", "    images:", "    ebpf: {profile: efw-9}\n    images:", `unknown value "efw-9"`},
@@ -110,7 +111,7 @@ func TestAHyperVBlockIsWrittenAsItIsRead(t *testing.T) {
 		minimal,
 		strings.Replace(minimal, "caFile: ca.pem", "https: false", 1),
 		strings.Replace(minimal, "    images:", "    storage: 'D:\\it''s'\n    ebpf: {profile: xdp, xdp: xdp, msi: e.msi, programs: [a.sys, b.o]}\n    images:", 1),
-		"providers: {hyperv: {local: true, images: {linux: {file: l.vhdx, sha256: " + strings.Repeat("0a", 32) + "}, windows: {path: 'C:\\w.vhdx', login: {user: \"on\", passwordFile: p}}}}}\n",
+		"providers: {hyperv: {local: true, images: {linux: {file: l.vhdx, secureBoot: false, sha256: " + strings.Repeat("0a", 32) + "}, windows: {path: 'C:\\w.vhdx', login: {user: \"on\", passwordFile: p}}}}}\n",
 	} {
 		want := parseHyperV(t, block)
 		text, err := Marshal(want)

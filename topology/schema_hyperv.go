@@ -45,6 +45,7 @@ func hypervRules() map[string]rule {
 		"HyperVImage.Generation": {false, "Generation of the virtual machines; default 2.", func(s *jsonschema.Schema) { between(s, 1, 2) }},
 		"HyperVImage.MemoryMB":   {false, "Memory of each machine; default 1024 for Linux, 2048 for Windows.", func(s *jsonschema.Schema) { between(s, minMemoryMB, maxMemoryMB) }},
 		"HyperVImage.CPUs":       {false, "Processors of each machine; default 2.", func(s *jsonschema.Schema) { between(s, 1, maxCPUs) }},
+		"HyperVImage.SecureBoot": {false, "Firmware of generation 2 starts signed systems alone; default true for Linux. False for an image of `labctl image export`, which has no signature, and for Windows always.", nil},
 		"HyperVImage.Login":      {false, "The guests' administrator. Linux takes the lab's key alone, root's unless a user is named, who then uses sudo; a Windows password that is named nowhere is made up.", nil},
 
 		"EBPF.Profile":  {false, "efw-0.21 (eBPF for Windows 0.21.1, both modes) or xdp (with XDP for Windows, no IP-in-IP); default efw-0.21.", byDefault(string(ProfileEFW))},

@@ -39,7 +39,12 @@ On a terminal the steps follow one another with a short pause, or with --step wh
 key is pressed; --fast leaves the pauses out. Elsewhere there are none. Colours and
 signs are for terminals alone; NO_COLOR leaves the colours out.`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.demo(cmd.Context(), f, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.checkGuests(f.up.Provider); err != nil {
+				return err
+			}
+			return a.demo(cmd.Context(), f, args)
+		},
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.keep, "keep", false, "leave the lab up")

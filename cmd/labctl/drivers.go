@@ -12,6 +12,7 @@ import (
 	"l4lab/lab"
 	"l4lab/lab/drivers"
 	"l4lab/lab/provider"
+	"l4lab/lab/provider/hyperv/simhost"
 )
 
 // drivers are the providers at hand, the default one first.
@@ -25,7 +26,7 @@ func (a *app) drivers(programs lab.Programs) []provider.Driver {
 		first = "" // it is asked for when an image is built
 	}
 	set := drivers.New(drivers.Options{
-		Labctl: self, Programs: programs, FirstBoot: first, Ask: a.ask, Say: a.say, Fresh: a.fresh, BootLimit: a.bootLimit, Faults: a.faults,
+		Labctl: self, Programs: programs, FirstBoot: first, Ask: a.ask, Say: a.say, Fresh: a.fresh, BootLimit: a.bootLimit, Guests: a.guests, Faults: a.faults,
 	})
 	a.closers = append(a.closers, set.Close)
 	return set.Drivers
@@ -34,8 +35,24 @@ func (a *app) drivers(programs lab.Programs) []provider.Driver {
 // machineFlags are what bringing virtual machines up takes.
 func (a *app) machineFlags(f *pflag.FlagSet) {
 	f.BoolVar(&a.fresh.All, "fresh", false, "make all virtual machines anew instead of mending them")
-	f.DurationVar(&a.bootLimit, "boot-limit", 0, "how long a virtual machine of provider qemu may take to boot (default 8m; a real Windows guest 30m)")
+	f.DurationVar(&a.bootLimit, "boot-limit", 0, "how long a virtual machine on this computer may take to boot (default 8m; a real Windows guest 30m)")
+	a.guestsFlag(f)
 	f.StringArrayVar(&a.faults, "sim-fault", nil, "what goes wrong on the simulated host that hyperv-sim starts (see labctl hvsim --help)")
+}
+
+// guestsFlag is what a simulated host is asked for.
+func (a *app) guestsFlag(f *pflag.FlagSet) {
+	f.Var(choose(&a.guests, "", simhost.Namespaces, simhost.QEMU), "guests",
+		"what Linux nodes of provider hyperv-sim are: netns, namespaces that stand for machines, or qemu, virtual machines that boot "+
+			"from the disk and the seed that labctl makes for Hyper-V (default: the lab's own, or netns)")
+}
+
+// checkGuests refuses to ask for guests where no host is simulated.
+func (a *app) checkGuests(provider string) error {
+	if a.guests != "" && provider != "" && provider != simhost.Name {
+		return usageError{fmt.Errorf("--guests is for provider %s, not %s", simhost.Name, provider)}
+	}
+	return nil
 }
 
 // say tells what takes long.

@@ -23,7 +23,7 @@ import (
 // hvsimFlags are what `labctl hvsim` takes.
 type hvsimFlags struct {
 	dir, guests, output           string
-	guestsName                    string
+	guestsName, linuxImage        string
 	ephemeral, verbose            bool
 	port                          uint16
 	faults, switches, machines    []string
@@ -52,8 +52,10 @@ Faults on demand (--fault, repeatable):
 	flags := cmd.Flags()
 	flags.StringVar(&f.dir, "dir", "", "folder of the host's state (default: beside labctl's own state)")
 	flags.BoolVar(&f.ephemeral, "ephemeral", false, "use a new folder, and remove it at the end")
-	flags.Var(choose(&f.guests, "none", "netns"), "guests", "none (machines boot and carry no packets; needs no root) or netns (network namespaces, Linux and root)")
+	flags.Var(choose(&f.guests, "none", "netns", "qemu"), "guests",
+		"none (machines boot and carry no packets; needs no root), netns (network namespaces, Linux and root) or qemu (netns, and Linux in virtual machines)")
 	flags.StringVar(&f.guestsName, "guests-name", "hvsim", "what the guests' namespaces are named after: 1 to 8 letters, digits or dashes")
+	flags.StringVar(&f.linuxImage, "linux-image", "", "the VHDX that Linux machines start from with --guests qemu (default: of the image debian, which is built when it is missing)")
 	flags.Uint16Var(&f.port, "port", 0, "WinRM's port on loopback (default: the one it had, or any)")
 	flags.StringArrayVar(&f.faults, "fault", nil, "what goes wrong; see above")
 	flags.DurationVar(&f.latency, "latency", 0, "time that is added to each of WinRM's answers")
@@ -83,8 +85,8 @@ func (a *app) hvsim(ctx context.Context, f hvsimFlags) (err error) {
 	if f.ephemeral {
 		defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
 	}
-	if f.guests == "netns" {
-		if o.Guests, err = a.hvsimGuests(ctx, o, f.guestsName); err != nil {
+	if f.guests != "none" {
+		if err := a.hvsimGuests(ctx, &o, f); err != nil {
 			return err
 		}
 	}
@@ -119,6 +121,9 @@ func (a *app) hvsimOptions(f hvsimFlags) (hvsim.Options, error) {
 			return o, usageError{err}
 		}
 		o.Faults = append(o.Faults, fault)
+	}
+	if f.linuxImage != "" && f.guests != "qemu" {
+		return o, usageError{errors.New("--linux-image is for --guests qemu")}
 	}
 	if f.port != 0 {
 		o.ListenWinRM = "127.0.0.1:" + strconv.Itoa(int(f.port))

@@ -11,21 +11,52 @@ import (
 
 	"l4lab/lab/provider/hyperv/hvsim"
 	"l4lab/lab/provider/hyperv/hvsim/netnsguests"
+	"l4lab/lab/provider/hyperv/hvsim/qemuguests"
+	"l4lab/lab/provider/qemu/image"
 )
 
 // guestCommandName is the hidden command that a guest's first process is.
 const guestCommandName = "hvsim-guest"
 
-// hvsimGuests makes guests of network namespaces.
-func (a *app) hvsimGuests(ctx context.Context, o hvsim.Options, name string) (hvsim.Guests, error) {
+// hvsimGuests makes guests that carry packets.
+func (a *app) hvsimGuests(ctx context.Context, o *hvsim.Options, f hvsimFlags) error {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find labctl's own program: %w", err)
+		return fmt.Errorf("find labctl's own program: %w", err)
 	}
-	return netnsguests.New(ctx, netnsguests.Options{
-		Name: name, Dir: filepath.Join(o.Dir, "guests"), Program: o.Program, Self: []string{self, guestCommandName},
+	namespaces := netnsguests.Options{
+		Name: f.guestsName, Dir: filepath.Join(o.Dir, "guests"), Program: o.Program, Self: []string{self, guestCommandName},
 		BootTime: o.BootTime, Faults: guestFaults(o.Faults), Log: o.Log,
-	})
+	}
+	if f.guests == "netns" {
+		o.Guests, err = netnsguests.New(ctx, namespaces)
+		return err
+	}
+	o.LinuxDisk = f.linuxImage
+	if o.LinuxDisk == "" {
+		if o.LinuxDisk, err = a.linuxDisk(ctx); err != nil {
+			return err
+		}
+	}
+	if o.LinuxDisk, err = filepath.Abs(o.LinuxDisk); err != nil {
+		return err
+	}
+	o.Guests, err = qemuguests.New(ctx, qemuguests.Options{Options: namespaces})
+	return err
+}
+
+// linuxDisk returns a disk of the Debian image that firmware boots, made when it
+// is not there.
+func (a *app) linuxDisk(ctx context.Context) (string, error) {
+	first, err := firstBoot()
+	if err != nil {
+		return "", err
+	}
+	images, err := image.DefaultStore()
+	if err != nil {
+		return "", err
+	}
+	return images.BootableDebian(ctx, first, a.say)
 }
 
 // guestFaults says what goes wrong inside a guest; the rest is the host's. A

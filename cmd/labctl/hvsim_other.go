@@ -11,8 +11,8 @@ import (
 	"l4lab/lab/provider/hyperv/hvsim"
 )
 
-func (a *app) hvsimGuests(context.Context, hvsim.Options, string) (hvsim.Guests, error) {
-	return nil, errors.New("guests of network namespaces need Linux: use --guests none")
+func (a *app) hvsimGuests(context.Context, *hvsim.Options, hvsimFlags) error {
+	return errors.New("guests that carry packets need Linux: use --guests none")
 }
 
 // guestCommand is there where guests are.

@@ -87,6 +87,7 @@ func TestHvsimRefusesFlagsThatCannotBe(t *testing.T) {
 	for name, args := range map[string][]string{
 		"an unknown fault":           {"--fault", "flood@3"},
 		"a folder that is ephemeral": {"--ephemeral", "--dir", "x"},
+		"a disk and nobody to boot":  {"--ephemeral", "--linux-image", "x.vhdx"},
 		"no memory":                  {"--ephemeral", "--memory", "0"},
 	} {
 		t.Run(name, func(t *testing.T) {

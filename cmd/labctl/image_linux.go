@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"text/tabwriter"
 	"time"
 
@@ -14,14 +15,14 @@ import (
 func (a *app) imageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Make, list and remove the disks that virtual machines of the qemu provider start from",
-		Long: `Make, list and remove the disks that virtual machines of the qemu provider start
+		Short: "Make, export, list and remove the disks that virtual machines of the qemu provider start from",
+		Long: `Make, export, list and remove the disks that virtual machines of the qemu provider start
 from. They lie in $` + image.EnvDir + `, else in /var/cache/l4lab/images for root and
 in the user's cache for others.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.imageBuildCommand(), a.imageImportCommand(), a.imageListCommand(), a.imageRemoveCommand())
+	cmd.AddCommand(a.imageBuildCommand(), a.imageImportCommand(), a.imageExportCommand(), a.imageListCommand(), a.imageRemoveCommand())
 	return cmd
 }
 
@@ -83,6 +84,45 @@ brings a machine to its seed must be in it: cloud-init, or cloudbase-init on Win
 	flags.Var(choose(&system, string(topology.Linux), string(topology.Windows)), "os", "linux or windows")
 	flags.Var(choose(&firmware, string(image.BIOS), string(image.UEFI)), "firmware", "what boots it: bios or uefi")
 	outputFlag(flags, &output)
+	return cmd
+}
+
+func (a *app) imageExportCommand() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "export NAME FILE",
+		Short: "Write an image as a disk that UEFI firmware boots, for Hyper-V or elsewhere",
+		Long: `Write an image as a disk that UEFI firmware boots by itself, with the kernel in a
+system partition. A VHDX is what provider hyperv takes as
+providers.hyperv.images.linux.file, with secureBoot: false beside it: the kernel
+bears no signature. FILE must not be there yet.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := image.DefaultStore()
+			if err != nil {
+				return err
+			}
+			i, err := s.Get(args[0])
+			if err != nil {
+				return err
+			}
+			to := image.Format(format)
+			if to == "" {
+				to = image.FormatOf(args[1])
+			}
+			started := time.Now()
+			if err := image.Export(cmd.Context(), i, args[1], to); err != nil {
+				return err
+			}
+			st, err := os.Stat(args[1])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.stdout, "%s: %s of %s, %d MB, written in %s\n", args[1], to, i.ID, st.Size()>>20, time.Since(started).Round(100*time.Millisecond))
+			return err
+		},
+	}
+	cmd.Flags().Var(choose(&format, "", string(image.VHDX), string(image.QCOW2), string(image.Raw)), "format", "vhdx (dynamic), qcow2 or raw (default: what FILE's name says, else vhdx)")
 	return cmd
 }
 

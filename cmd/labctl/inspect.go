@@ -276,6 +276,9 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Say what a provider needs, what of it this machine and its host have and lack, and what to do about it",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.checkGuests(name); err != nil {
+				return err
+			}
 			o, err := a.options(nil)
 			if err != nil {
 				return err
@@ -309,6 +312,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	outputFlag(cmd.Flags(), &output)
+	a.guestsFlag(cmd.Flags())
 	cmd.Flags().StringVar(&name, "provider", "", "netns, qemu, hyperv or hyperv-sim (default: the one whose block the topology has, else netns)")
 	return cmd
 }

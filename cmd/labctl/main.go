@@ -135,6 +135,8 @@ type app struct {
 	fresh provider.Fresh
 	// bootLimit is how long a virtual machine may take to boot.
 	bootLimit time.Duration
+	// guests is what Linux machines of simulated hosts are.
+	guests string
 	// faults go wrong on simulated hosts.
 	faults []string
 	// closers end what providers keep open.

@@ -32,6 +32,8 @@ type Options struct {
 	Fresh provider.Fresh
 	// BootLimit is how long a virtual machine of this one may take to boot; 0: the provider's default.
 	BootLimit time.Duration
+	// Guests is what Linux machines of simulated hosts are: see simhost.Options.
+	Guests string
 	// Faults go wrong on simulated hosts that are started.
 	Faults []string
 }
@@ -53,7 +55,9 @@ func New(o Options) *Set {
 	for _, f := range o.Faults {
 		flags = append(flags, "--fault", f)
 	}
-	hosts := simhost.New(simhost.Options{Command: []string{o.Labctl, "hvsim"}, Flags: flags})
+	sim := simhost.Options{Command: []string{o.Labctl, "hvsim"}, Flags: flags, Guests: o.Guests, BootLimit: o.BootLimit}
+	addLinuxDisk(&sim, o)
+	hosts := simhost.New(sim)
 	// Simulated machines boot in a moment, or never.
 	limits := hyperv.Limits{
 		Running: 20 * time.Second, Heartbeat: 30 * time.Second, SSH: 30 * time.Second, Direct: 30 * time.Second,

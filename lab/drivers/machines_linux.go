@@ -1,12 +1,37 @@
 package drivers
 
 import (
+	"context"
 	"path/filepath"
 
+	"l4lab/lab/provider/hyperv/simhost"
 	"l4lab/lab/provider/qemu"
 	"l4lab/lab/provider/qemu/image"
 	"l4lab/topology"
 )
+
+// addLinuxDisk has simulated hosts come by the disk that their virtual machines
+// start from.
+func addLinuxDisk(sim *simhost.Options, o Options) {
+	sim.LinuxDisk = func(ctx context.Context) (string, error) {
+		images, err := image.DefaultStore()
+		if err != nil {
+			return "", err
+		}
+		say := o.Say
+		if say == nil {
+			say = func(string) {}
+		}
+		return images.BootableDebian(ctx, o.FirstBoot, say)
+	}
+	sim.LinuxDiskFound = func() (string, error) {
+		images, err := image.DefaultStore()
+		if err != nil {
+			return "", err
+		}
+		return images.BootableDebianFound()
+	}
+}
 
 // addMachines adds the provider of virtual machines on this one.
 func (s *Set) addMachines(o Options) {

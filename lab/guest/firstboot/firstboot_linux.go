@@ -25,6 +25,10 @@ const InstanceFile = "/var/lib/l4lab/instance"
 // that shares its processor with four others is slow to find its devices.
 const DefaultWait = 30 * time.Second
 
+// waitAgain is how long it may take once a seed was applied: a Hyper-V lab takes
+// the disc out after the set-up, and the drive may be empty for good.
+const waitAgain = 3 * time.Second
+
 // commandLimit is how long a boot command may take.
 const commandLimit = time.Minute
 
@@ -53,7 +57,15 @@ func Here(log *slog.Logger, wait time.Duration) Boot {
 
 // Apply finds the seed's disc and applies it. Of what fails it returns all.
 func (b Boot) Apply(ctx context.Context) error {
+	before := b.instance()
+	if before != "" {
+		b.Wait = min(b.Wait, waitAgain)
+	}
 	path, err := b.findDisc(ctx)
+	if errors.Is(err, ErrNoDisc) && before != "" && ctx.Err() == nil {
+		b.Log.Info("the disc of the seed that an earlier boot applied is gone", "instance", before)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("find the seed's disc: %w", err)
 	}
@@ -67,7 +79,7 @@ func (b Boot) Apply(ctx context.Context) error {
 		return fmt.Errorf("%s: the seed %q is not applied: %w", path, id, err)
 	}
 	commands := b.runCommands(ctx, contents.UserData.BootCommands)
-	if b.instance() == id {
+	if before == id {
 		b.Log.Info("the seed was applied by an earlier boot", "disc", path, "instance", id)
 		return commands
 	}

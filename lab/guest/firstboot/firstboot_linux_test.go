@@ -74,6 +74,27 @@ func TestASecondBootRunsBootCommandsAndChangesNothing(t *testing.T) {
 	same(t, "boot commands", strings.Join(r.ran, ";"), "modprobe cls_bpf;modprobe cls_bpf")
 }
 
+func TestABootWithoutADiscChangesNothingOnceASeedWasApplied(t *testing.T) {
+	r := newRig(t)
+	disc, _ := discs(t)
+	r.device("vdb", "800", disc(nil))
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(r.Devices, "vdb/size")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(r.Nodes, "vdb"), nil)
+	before := r.read(InstanceFile)
+	if err := r.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "the instance", r.read(InstanceFile), before)
+	if !strings.Contains(r.log.String(), "is gone") {
+		t.Errorf("it says nothing of it:\n%s", r.log)
+	}
+}
+
 func TestAnotherSeedIsAppliedAsAWhole(t *testing.T) {
 	r := newRig(t)
 	disc, _ := discs(t)

@@ -244,6 +244,7 @@ func (w *world) answerMachines(v scripts.Verbs) {
 			return scripts.VMEnsureResult{}, fmt.Errorf("%s is on", p.Name)
 		}
 		vm.MAC, vm.MemoryMB, vm.Processors, vm.Switch, vm.Spoofing = p.MAC, p.MemoryMB, p.Processors, p.Switch, p.Spoofing
+		vm.Generation, vm.SecureBoot = p.Generation, p.SecureBoot != "Off"
 		return scripts.VMEnsureResult{Machine: *vm}, nil
 	})
 	on := func(state string) func(context.Context, string) (scripts.Changed, error) {

@@ -95,12 +95,20 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
+	return l.or(Limits{
+		Running: 2 * time.Minute, Heartbeat: 10 * time.Minute, SSH: 10 * time.Minute, Direct: 30 * time.Minute,
+		Restart: 15 * time.Minute, Revive: 3 * time.Minute, Pause: time.Second,
+	})
+}
+
+// or returns the limits with those of others for what is zero.
+func (l Limits) or(others Limits) Limits {
 	for _, d := range []struct {
 		value *time.Duration
 		usual time.Duration
 	}{
-		{&l.Running, 2 * time.Minute}, {&l.Heartbeat, 10 * time.Minute}, {&l.SSH, 10 * time.Minute}, {&l.Direct, 30 * time.Minute},
-		{&l.Restart, 15 * time.Minute}, {&l.Revive, 3 * time.Minute}, {&l.Pause, time.Second},
+		{&l.Running, others.Running}, {&l.Heartbeat, others.Heartbeat}, {&l.SSH, others.SSH}, {&l.Direct, others.Direct},
+		{&l.Restart, others.Restart}, {&l.Revive, others.Revive}, {&l.Pause, others.Pause},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.usual
@@ -115,6 +123,9 @@ type Target struct {
 	// Jump is the host's SSH server; nil: port 22 of the host, whose key is
 	// fetched over WinRM, with WinRM's user and password.
 	Jump *Jump
+	// Limits bound the waits on this host where they are not zero, in place of
+	// the provider's.
+	Limits Limits
 }
 
 // Jump is an SSH server that leads to the guests.

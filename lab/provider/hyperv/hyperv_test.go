@@ -158,7 +158,7 @@ func TestAChangedTopologyChangesTheMachineWhileItIsOff(t *testing.T) {
 	next := b.lab
 	h := *b.lab.Topology.Providers.HyperV
 	image := *h.Images.Windows
-	image.MemoryMB = 4096
+	image.MemoryMB, image.SecureBoot = 4096, true
 	h.Images.Windows = &image
 	next.Topology.Providers.HyperV = &h
 	// The provider knows the host by its address: it is the same one.
@@ -172,7 +172,7 @@ func TestAChangedTopologyChangesTheMachineWhileItIsOff(t *testing.T) {
 	if err := b.p.EnsureNode(t.Context(), next, "be1"); err != nil {
 		t.Fatal(err)
 	}
-	if vm := b.vms["demo-be1"]; vm.MemoryMB != 4096 || vm.State != running || len(vm.Checkpoints) != 1 {
+	if vm := b.vms["demo-be1"]; vm.MemoryMB != 4096 || !vm.SecureBoot || vm.State != running || len(vm.Checkpoints) != 1 {
 		t.Errorf("the machine is %+v", *vm)
 	}
 }

@@ -248,9 +248,9 @@ func (b *build) uploadSeed(ctx context.Context) (string, error) {
 
 // define makes the machine, or corrects it while it is off.
 func (b *build) define(ctx context.Context, dvd string) error {
-	secureBoot := "MicrosoftUEFICertificateAuthority"
-	if b.node.OS == topology.Windows {
-		secureBoot = "Off" // test signing wants it so
+	secureBoot := "Off"
+	if b.image.SecureBoot {
+		secureBoot = "MicrosoftUEFICertificateAuthority" // the template for Linux; Windows has none here
 	}
 	r, err := b.verbs.VMEnsure.Run(ctx, b.runner, scripts.VMEnsureParams{
 		Name: vmName(b.lab.Topology.Name, b.name), Mark: b.mark, Node: b.name, Folder: b.folder,

@@ -12,10 +12,12 @@ import (
 	"l4lab/topology"
 )
 
+func (h *host) limits() Limits { return h.target.Limits.or(h.p.o.Limits) }
+
 // await waits, stage by stage, until the machine can be worked in. One that was
 // ready before gets little time.
 func (b *build) await(ctx context.Context, before bool) error {
-	l := b.p.o.Limits
+	l := b.limits()
 	answer := l.SSH
 	if b.node.OS == topology.Windows {
 		answer = l.Direct
@@ -39,7 +41,7 @@ func (b *build) console() string {
 
 func (b *build) isRunning(limit time.Duration) guest.Requirement {
 	return guest.Requirement{
-		Description: "runs", Hint: b.console(), Limit: limit, Pause: b.p.o.Limits.Pause,
+		Description: "runs", Hint: b.console(), Limit: limit, Pause: b.limits().Pause,
 		Check: func(ctx context.Context) error {
 			s, err := b.verbs.VMState.Run(ctx, b.runner, scripts.VMParams{ID: b.id, Mark: b.mark})
 			if err == nil && s.State != running {
@@ -53,7 +55,7 @@ func (b *build) isRunning(limit time.Duration) guest.Requirement {
 func (b *build) isHeardOf(limit time.Duration) guest.Requirement {
 	return guest.Requirement{
 		Description: "has its system started (Hyper-V's heartbeat)",
-		Hint:        b.console() + "; an image without Hyper-V's integration services has no heartbeat", Limit: limit, Pause: b.p.o.Limits.Pause,
+		Hint:        b.console() + "; an image without Hyper-V's integration services has no heartbeat", Limit: limit, Pause: b.limits().Pause,
 		Check: func(ctx context.Context) error {
 			s, err := b.verbs.VMState.Run(ctx, b.runner, scripts.VMParams{ID: b.id, Mark: b.mark})
 			switch {
@@ -77,7 +79,7 @@ func (b *build) answers(limit time.Duration) (guest.Requirement, error) {
 			return guest.Requirement{}, err
 		}
 		r := g.Ready(limit)
-		r.Pause = b.p.o.Limits.Pause
+		r.Pause = b.limits().Pause
 		r.Hint = fmt.Sprintf("%s; %s; the way there is %s", r.Hint, b.console(), b.target.Reach)
 		return r, nil
 	}
@@ -88,7 +90,7 @@ func (b *build) answers(limit time.Duration) (guest.Requirement, error) {
 	return guest.Requirement{
 		Description: "answers PowerShell Direct",
 		Hint:        b.console() + ": a first start after sysprep takes minutes, and a password that the answer file did not set is refused",
-		Limit:       limit, Pause: b.p.o.Limits.Pause,
+		Limit:       limit, Pause: b.limits().Pause,
 		Check: func(ctx context.Context) error {
 			_, err := w.Facts(ctx)
 			return windows.Lasting(err)

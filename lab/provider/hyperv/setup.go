@@ -54,7 +54,7 @@ func (b *build) setUpWindows(ctx context.Context) error {
 		PrefixLength: t.Switch.Subnet.Bits(), MTU: t.Switch.MTU, Balancer: b.name == t.LoadBalancer(),
 		EBPF: b.target.EBPF, Block: "providers.hyperv.ebpf", Program: b.p.o.Programs[topology.Windows],
 		Restart: windows.Restart{
-			Way: "PowerShell Direct", Hint: b.console(), Limit: b.p.o.Limits.Restart, Pause: b.p.o.Limits.Pause, Say: b.p.o.Say,
+			Way: "PowerShell Direct", Hint: b.console(), Limit: b.limits().Restart, Pause: b.limits().Pause, Say: b.p.o.Say,
 		},
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,10 +25,14 @@ type diskFile struct {
 	Parent string `json:"parent,omitempty"`
 	// Unattend is the answer file that was written into it.
 	Unattend []byte `json:"unattend,omitempty"`
+	// real says that the file is no such text but a disk.
+	real bool
 }
 
-// maxDiskFile is more than any disk's file here has; a real disk image is no
-// image of the simulation's, and is not read.
+// vhdxMagic begins a VHDX (MS-VHDX 2.2.1).
+const vhdxMagic = "vhdxfile"
+
+// maxDiskFile is more than any disk's file here has, and less than a real disk.
 const maxDiskFile = 1 << 20
 
 // readDisk reads a disk's file. The error is notFound, or what Get-VHD says of
@@ -46,10 +51,14 @@ func (h *Host) readDisk(path string) (diskFile, error) {
 		return d, err
 	}
 	var text []byte
-	if info.Mode().IsRegular() && info.Size() <= maxDiskFile {
+	switch {
+	case !info.Mode().IsRegular():
+	case info.Size() <= maxDiskFile:
 		if text, err = os.ReadFile(real); err != nil {
 			return d, err
 		}
+	case h.o.LinuxDisk != "" && isVHDX(real):
+		return diskFile{Image: 1, OS: topology.Linux, real: true}, nil
 	}
 	known := json.Unmarshal(text, &d) == nil && (d.Image == 1 && d.OS != "" || d.Disk == 1 && d.Parent != "")
 	if !known {
@@ -57,6 +66,50 @@ func (h *Host) readDisk(path string) (diskFile, error) {
 			"The file or directory is corrupted and unreadable. (0x80070570) (the simulation's images are {\"l4labImage\":1,\"os\":\"linux\"} and the like)", path)
 	}
 	return d, nil
+}
+
+func isVHDX(real string) bool {
+	f, err := os.Open(real)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	magic := make([]byte, len(vhdxMagic))
+	_, err = io.ReadFull(f, magic)
+	return err == nil && string(magic) == vhdxMagic
+}
+
+// placeDisk has the image of Linux be a real disk, by a link: it is the host's as
+// little as a disk of its storage array.
+func (h *Host) placeDisk(path string) error {
+	real, err := h.drives.real(path)
+	if err != nil {
+		return err
+	}
+	if was, err := os.Readlink(real); err == nil && was == h.o.LinuxDisk {
+		return nil
+	}
+	if !isVHDX(h.o.LinuxDisk) {
+		return fmt.Errorf("%s is no VHDX", h.o.LinuxDisk)
+	}
+	if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(real); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(h.o.LinuxDisk, real)
+}
+
+// isLink says whether a file is a link to a real disk, of a time when guests
+// booted those.
+func (h *Host) isLink(path string) bool {
+	real, err := h.drives.real(path)
+	if err != nil {
+		return false
+	}
+	_, err = os.Readlink(real)
+	return err == nil
 }
 
 func (h *Host) writeDisk(path string, d diskFile) error {

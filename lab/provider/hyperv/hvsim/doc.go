@@ -19,7 +19,9 @@
 // Where it is not as a real host:
 //
 //   - A disk is a small file that names its parent, or, for an image, its
-//     operating system. What a machine writes goes to a folder of its own.
+//     operating system. What a machine writes goes to a folder of its own. With
+//     guests that boot real disks (Options.LinuxDisk, package qemuguests) an image
+//     of Linux is a real VHDX.
 //   - Files of a removed checkpoint are merged at once, and a machine is always
 //     off after a checkpoint was restored, as production checkpoints leave it.
 //   - New-VM makes no folder with the machine's configuration.

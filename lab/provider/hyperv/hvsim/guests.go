@@ -81,6 +81,14 @@ type Machine struct {
 	MAC    net.HardwareAddr
 	// Spoofing off: the switch drops frames with another source address.
 	Spoofing bool
+	// Image is the real path of that image where it is a disk that boots
+	// (Options.LinuxDisk), "" where it is one of the simulation's.
+	Image string
+	// Generation 2 boots by UEFI, 1 by a BIOS.
+	Generation int
+	// MemoryMB and Processors are what the machine has.
+	MemoryMB   int64
+	Processors int
 	// Dir is a real folder that stands for the machine's disk: what a guest
 	// writes goes there, and nothing else remembers it.
 	Dir string

@@ -136,7 +136,13 @@ func (h *Host) measure() error {
 	for _, system := range h.o.Images {
 		path := `C:\images\` + string(system) + ".vhdx"
 		h.endpoint.Images[system] = path
-		if h.mustExist(path) == nil {
+		if system == topology.Linux && h.o.LinuxDisk != "" {
+			if err := h.placeDisk(path); err != nil {
+				return err
+			}
+			continue
+		}
+		if h.mustExist(path) == nil && !h.isLink(path) {
 			continue
 		}
 		if err := h.writeDisk(path, diskFile{Image: 1, OS: system}); err != nil {

@@ -265,7 +265,7 @@ func (h *Host) seedEject(_ context.Context, p scripts.VMParams) (scripts.Changed
 // Start-VM says of a disk that is not whole.
 func (h *Host) machineOf(vm *machine) (Machine, error) {
 	var m Machine
-	_, files, err := h.chain(vm.Disk)
+	paths, files, err := h.chain(vm.Disk)
 	if err != nil {
 		return m, startFailure(vm, "Attachment '%s' failed to open: %v", vm.Disk, err)
 	}
@@ -275,7 +275,12 @@ func (h *Host) machineOf(vm *machine) (Machine, error) {
 	}
 	m = Machine{
 		ID: vm.ID, Name: vm.Name, OS: files[len(files)-1].OS, Switch: vm.SwitchID, MAC: mac, Spoofing: vm.Spoofing,
-		Dir: h.diskDir(vm.ID), SecureBoot: vm.Generation == 2 && vm.SecureBoot != "Off",
+		Generation: vm.Generation, MemoryMB: vm.MemoryMB, Processors: vm.Processors, Dir: h.diskDir(vm.ID), SecureBoot: vm.Generation == 2 && vm.SecureBoot != "Off",
+	}
+	if files[len(files)-1].real {
+		if m.Image, err = h.drives.real(paths[len(paths)-1]); err != nil {
+			return m, err
+		}
 	}
 	for _, f := range files {
 		if m.Unattend == nil {

@@ -51,6 +51,10 @@ type Options struct {
 	// Images are the operating systems that have an image, C:\images\OS.vhdx.
 	// Nil: Linux and Windows. Empty: none.
 	Images []topology.OS
+	// LinuxDisk is the real path of a VHDX that C:\images\linux.vhdx is, and says
+	// that Guests boot real disks: every VHDX on the host is an image with Linux
+	// then. "": no real disk is known here.
+	LinuxDisk string
 }
 
 // DefaultUser is who may come in when Options names nobody.

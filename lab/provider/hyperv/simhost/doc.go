@@ -4,6 +4,11 @@
 // Hyper-V provider drives it over WinRM and SSH on loopback, as it would a real one.
 package simhost
 
+import (
+	"context"
+	"time"
+)
+
 // Name is the provider's name in --provider.
 const Name = "hyperv-sim"
 
@@ -14,4 +19,20 @@ type Options struct {
 	Command []string
 	// Flags are added further: faults to try.
 	Flags []string
+	// Guests is what Linux machines of a new host are, Namespaces or QEMU; "" is
+	// Namespaces, and for a host that was started before what it had.
+	Guests string
+	// LinuxDisk returns the VHDX that machines in QEMU start from, and makes it
+	// when it is missing; LinuxDiskFound says how it would be come by.
+	LinuxDisk      func(ctx context.Context) (string, error)
+	LinuxDiskFound func() (found string, err error)
+	// BootLimit is how long a machine in QEMU may take to boot; 0: the provider's default.
+	BootLimit time.Duration
 }
+
+// What Linux machines of a simulated host are: namespaces that stand for machines
+// (package netnsguests), or virtual machines (package qemuguests).
+const (
+	Namespaces = "netns"
+	QEMU       = "qemu"
+)

@@ -51,9 +51,13 @@ func (s *Hosts) Find(ctx context.Context, lab provider.Lab, make bool) (hyperv.T
 	defer s.mu.Unlock()
 	dir := filepath.Join(lab.Dir, folder)
 	d, err := read(dir)
+	k, kindErr := s.kind(dir)
+	if kindErr != nil {
+		return hyperv.Target{}, kindErr
+	}
 	switch {
 	case err == nil && d.Alive() && fabric.ProgramOf(d.PID) == s.o.Command[0]:
-		return target(dir, d.Endpoint)
+		return s.target(dir, d.Endpoint, k)
 	case err == nil && d.Alive():
 		// Another labctl's host knows another labctl's scripts. Its machines come
 		// back off, as after a restart of a real one.
@@ -65,10 +69,13 @@ func (s *Hosts) Find(ctx context.Context, lab provider.Lab, make bool) (hyperv.T
 	case errors.Is(err, fs.ErrNotExist) && !make && !isFolder(dir):
 		return hyperv.Target{}, hyperv.ErrNoHost
 	}
-	if d, err = s.start(ctx, dir); err != nil {
+	if err := s.prepare(ctx, dir, &k, make); err != nil {
 		return hyperv.Target{}, err
 	}
-	return target(dir, d.Endpoint)
+	if d, err = s.start(ctx, dir, k); err != nil {
+		return hyperv.Target{}, err
+	}
+	return s.target(dir, d.Endpoint, k)
 }
 
 // Release implements hyperv.Options.Release: the lab's host ends.
@@ -90,7 +97,7 @@ func (s *Hosts) Release(ctx context.Context, lab provider.Lab) error {
 }
 
 // Local implements hyperv.Options.Local: what a simulated host needs of this machine.
-func (s *Hosts) Local(provider.Lab) []provider.Requirement {
+func (s *Hosts) Local(lab provider.Lab) []provider.Requirement {
 	simulated := provider.Requirement{Name: "host", OK: true, Found: "SIMULATED: no Windows and no Hyper-V are behind it"}
 	root := provider.Requirement{Name: "privileges", OK: true, Fatal: true, Found: "root"}
 	if os.Geteuid() != 0 {
@@ -101,7 +108,15 @@ func (s *Hosts) Local(provider.Lab) []provider.Requirement {
 	if sshd.Found, err = exec.LookPath("/usr/sbin/sshd"); err != nil {
 		sshd.OK, sshd.Found, sshd.Remedy = false, "no /usr/sbin/sshd", "apt-get install openssh-server; its own service may stay off"
 	}
-	return []provider.Requirement{simulated, root, sshd}
+	requirements := []provider.Requirement{simulated, root, sshd}
+	k, err := s.kind(filepath.Join(lab.Dir, folder))
+	if err != nil {
+		return append(requirements, provider.Requirement{Name: "guests", Fatal: true, ForUp: true, Found: err.Error()})
+	}
+	if k.Guests == QEMU {
+		requirements = append(requirements, s.virtualMachines(k)...)
+	}
+	return requirements
 }
 
 func isFolder(dir string) bool {
@@ -125,7 +140,7 @@ func read(dir string) (daemon, error) {
 
 // start starts the daemon in a session of its own, its words in a log, and
 // waits until it has said how it is reached.
-func (s *Hosts) start(ctx context.Context, dir string) (daemon, error) {
+func (s *Hosts) start(ctx context.Context, dir string, k kind) (daemon, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return daemon{}, fmt.Errorf("make the simulated host's folder: %w", err)
 	}
@@ -142,7 +157,10 @@ func (s *Hosts) start(ctx context.Context, dir string) (daemon, error) {
 		return daemon{}, err
 	}
 	defer log.Close()
-	argv := append(append([]string{}, s.o.Command...), "--dir", filepath.Join(dir, "host"), "--guests", "netns", "--guests-name", guestsName(dir), "--output", "json")
+	argv := append(append([]string{}, s.o.Command...), "--dir", filepath.Join(dir, "host"), "--guests", k.Guests, "--guests-name", guestsName(dir), "--output", "json")
+	if k.Guests == QEMU {
+		argv = append(argv, "--linux-image", k.LinuxDisk)
+	}
 	argv = append(argv, s.o.Flags...)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = endpoint, log, dir
@@ -222,7 +240,7 @@ func lastWords(path string) string {
 }
 
 // target says how the host is reached and what its machines are made from.
-func target(dir string, e hvsim.Endpoint) (hyperv.Target, error) {
+func (s *Hosts) target(dir string, e hvsim.Endpoint, k kind) (hyperv.Target, error) {
 	private, err := os.ReadFile(e.SSH.KeyFile)
 	if err != nil {
 		return hyperv.Target{}, fmt.Errorf("read the key for the simulated host's SSH server: %w", err)
@@ -245,10 +263,14 @@ func target(dir string, e hvsim.Endpoint) (hyperv.Target, error) {
 		},
 		EBPF: ebpf,
 	}
-	return hyperv.Target{
+	t := hyperv.Target{
 		HyperV: topology.FilledHyperV(h),
 		Jump:   &hyperv.Jump{Address: net.JoinHostPort(e.SSH.Host, strconv.Itoa(e.SSH.Port)), User: e.SSH.User, HostKey: e.SSH.HostKey, Key: key},
-	}, nil
+	}
+	if k.Guests == QEMU {
+		s.slow(&t)
+	}
+	return t, nil
 }
 
 // placeholders are files that stand for eBPF for Windows' installer and for the

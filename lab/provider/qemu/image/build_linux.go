@@ -29,6 +29,18 @@ type BuildOptions struct {
 	Log io.Writer
 }
 
+// missingOf returns the packages of the programs that this machine lacks.
+func missingOf(tools map[string]string) []string {
+	var missing []string
+	for tool, pkg := range tools {
+		if _, err := LookPath(tool); err != nil && !slices.Contains(missing, pkg) {
+			missing = append(missing, pkg)
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}
+
 // buildTools are the programs that a build runs, by Debian's package.
 var buildTools = map[string]string{
 	"mmdebstrap": "mmdebstrap", "dpkg-deb": "dpkg", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils", "busybox": "busybox-static",
@@ -43,7 +55,7 @@ func (s Store) Build(ctx context.Context, r Recipe, o BuildOptions) (Image, erro
 	if err := checkName(r.Name); err != nil {
 		return Image{}, err
 	}
-	if i, err := s.built(r); !errors.Is(err, fs.ErrNotExist) {
+	if i, err := s.Current(r); !errors.Is(err, fs.ErrNotExist) {
 		return i, err
 	}
 	if err := o.check(); err != nil {
@@ -54,7 +66,7 @@ func (s Store) Build(ctx context.Context, r Recipe, o BuildOptions) (Image, erro
 		return Image{}, err
 	}
 	defer release()
-	if i, err := s.built(r); !errors.Is(err, fs.ErrNotExist) {
+	if i, err := s.Current(r); !errors.Is(err, fs.ErrNotExist) {
 		return i, err // by the labctl that had the lock
 	}
 	i, err := s.build(ctx, r, o)
@@ -64,7 +76,9 @@ func (s Store) Build(ctx context.Context, r Recipe, o BuildOptions) (Image, erro
 	return i, nil
 }
 
-func (s Store) built(r Recipe) (Image, error) { return s.read(imageID(r.Name, r.Hash())) }
+// Current returns the image of a recipe as it is now; fs.ErrNotExist when it was
+// not built.
+func (s Store) Current(r Recipe) (Image, error) { return s.read(imageID(r.Name, r.Hash())) }
 
 // check finds what is missing before anything is made.
 func (o *BuildOptions) check() error {
@@ -106,16 +120,7 @@ func checkStatic(program string) error {
 }
 
 // MissingPackages returns the Debian packages that a build needs and this machine lacks.
-func MissingPackages() []string {
-	var missing []string
-	for tool, pkg := range buildTools {
-		if _, err := LookPath(tool); err != nil {
-			missing = append(missing, pkg)
-		}
-	}
-	slices.Sort(missing)
-	return missing
-}
+func MissingPackages() []string { return missingOf(buildTools) }
 
 // builder is one build.
 type builder struct {
@@ -145,7 +150,7 @@ func (s Store) build(ctx context.Context, r Recipe, o BuildOptions) (_ Image, er
 	}()
 	b := builder{Recipe: r, BuildOptions: o, work: work, scratch: scratch, root: filepath.Join(scratch, "root")}
 	b.image = Image{Name: r.Name, Recipe: r.Hash(), OS: topology.Linux, FirstBoot: L4Lab,
-		Kernel: kernelFile, Initrd: initrdFile, Append: r.Append, Packages: map[string]string{}}
+		Kernel: kernelFile, Initrd: initrdFile, Drivers: driversFile, Append: r.Append, Packages: map[string]string{}}
 	for _, step := range []func(context.Context) error{b.bootstrap, b.kernel, b.finish, b.initrd, b.disk} {
 		if err := step(ctx); err != nil {
 			return Image{}, err

@@ -30,6 +30,7 @@ func TestRecipeHash(t *testing.T) {
 		{"a unit that is masked no more", func(r *Recipe) { r.Mask = r.Mask[1:] }, true},
 		{"another init of the initrd", func(r *Recipe) { r.Init += "\n" }, true},
 		{"another first-boot program that needs a new image", func(r *Recipe) { r.FirstBootVersion++ }, true},
+		{"another driver for other machines", func(r *Recipe) { r.Drivers["hyperv"] = r.Drivers["hyperv"][1:] }, true},
 		{"another mirror of the same packages", func(r *Recipe) { r.Mirror = "http://localhost/debian" }, false},
 	}
 	for _, c := range cases {
@@ -58,6 +59,11 @@ func TestDebianRecipe(t *testing.T) {
 	for _, unit := range []string{"l4lab-firstboot.service", "ssh.service"} {
 		if r.Files["etc/systemd/system/"+unit] == "" || !slices.Contains(r.Enable, unit) {
 			t.Errorf("%s is not there or not enabled", unit)
+		}
+	}
+	for list, modules := range r.Drivers {
+		if len(modules) == 0 || !strings.Contains(r.Init, "load "+list+"\n") && !strings.Contains(r.Init, "load "+list+" ") {
+			t.Errorf("the init script never loads the list %s", list)
 		}
 	}
 	for _, unit := range r.Mask {
@@ -150,6 +156,42 @@ func TestInitrd(t *testing.T) {
 		if slices.Contains([]string{"modprobe", "mkdir", "sleep", "mknod", "ln"}, word) && !slices.Contains(initrdCommands, word) {
 			t.Errorf("init runs %s, which is not in the initrd", word)
 		}
+	}
+}
+
+func TestDriversAreAnArchiveOfTheirOwnWithEachModuleOnce(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"scsi.ko", "vmbus.ko", "button.ko"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := writeDrivers(&b, dir, map[string][]string{"hyperv": {"vmbus.ko", "scsi.ko"}, "other": {"button.ko", "scsi.ko"}}); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for r := cpio.NewReader(&b); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		content, readErr := io.ReadAll(r)
+		if err := errors.Join(err, readErr); err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := found[h.Name]; twice {
+			t.Errorf("%s is there twice", h.Name)
+		}
+		found[h.Name] = string(content)
+	}
+	for name, want := range map[string]string{"modules/hyperv": "vmbus.ko\nscsi.ko\n", "modules/other": "button.ko\nscsi.ko\n", "modules/vmbus.ko": "vmbus.ko"} {
+		if found[name] != want {
+			t.Errorf("%s is %q, want %q", name, found[name], want)
+		}
+	}
+	if len(found) != 5 {
+		t.Errorf("it holds %v", found)
 	}
 }
 
@@ -249,7 +291,7 @@ func TestBuildDebian(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"/cls_bpf.ko\n", "/sch_ingress.ko\n", "/usr/sbin/nginx\n", "/usr/sbin/sshd\n", "/usr/bin/cmp\n", "/" + firstBootPath + "\n"} {
+	for _, path := range []string{"/cls_bpf.ko\n", "/sch_ingress.ko\n", "/hv_storvsc.ko\n", "/hv_netvsc.ko\n", "/usr/sbin/nginx\n", "/usr/sbin/sshd\n", "/usr/bin/cmp\n", "/" + firstBootPath + "\n"} {
 		if !strings.Contains(string(manifest), path) {
 			t.Errorf("the image lacks %s", strings.TrimSpace(path))
 		}

@@ -29,13 +29,23 @@ func Debian() Recipe {
 		},
 		Exclude: []string{"/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/bug/*", "/usr/share/lintian/*"},
 		Kernel:  "linux-image-cloud-amd64",
-		Modules: []string{"arch", "crypto", "drivers/block", "drivers/misc/pvpanic", "drivers/net", "drivers/virtio", "fs/isofs", "fs/nls", "lib", "net"},
+		Modules: []string{
+			"arch", "crypto", "drivers/acpi", "drivers/block", "drivers/cdrom", "drivers/hv", "drivers/input", "drivers/misc/pvpanic", "drivers/net", "drivers/scsi",
+			"drivers/virtio", "fs/isofs", "fs/nls", "lib", "net",
+		},
 		// By pvpanic QEMU learns of a panic, and stops the machine for who asks.
 		Initrd: []string{"pvpanic-mmio", "virtio_pci", "virtio_blk", "virtio_net"},
+		Drivers: map[string][]string{
+			// The virtual bus, disk, DVD drive and card of a Hyper-V machine, and what
+			// answers its host's heartbeat and shutdown.
+			"hyperv": {"hv_vmbus", "hv_utils", "sd_mod", "sr_mod", "hv_storvsc", "hv_netvsc"},
+			// What every other machine is likely to have: a power button, SCSI drives.
+			"other": {"button", "evdev", "sd_mod", "sr_mod", "virtio_scsi"},
+		},
 		Init:   mustRead("debian/init"),
 		Files:  files,
 		Mask:   strings.Fields(mustRead("debian/masked-units")),
-		Enable: []string{firstboot.UnitName, "ssh.service", "systemd-networkd.service"},
+		Enable: []string{firstboot.UnitName, "l4lab-power.socket", "ssh.service", "systemd-networkd.service"},
 		MaskAll: map[string]string{
 			// A dozen programs at each boot that look for what the image does not
 			// have: a file system table, crypto disks, scripts of System V.
@@ -60,7 +70,7 @@ func Debian() Recipe {
 			"norandmaps",
 			"tsc=reliable no_timer_check rcupdate.rcu_expedited=1",
 		}, " "),
-		DiskMB: 2048, FirstBootVersion: 1, Version: recipeVersion,
+		DiskMB: 2048, FirstBootVersion: 2, Version: recipeVersion,
 	}
 }
 

@@ -34,6 +34,9 @@ type Image struct {
 	Kernel string `json:"kernel,omitempty"`
 	Initrd string `json:"initrd,omitempty"`
 	Append string `json:"append,omitempty"`
+	// Drivers is an archive of drivers that follows Initrd where firmware boots
+	// what Export writes.
+	Drivers string `json:"drivers,omitempty"`
 	// Firmware is what boots an image without a kernel of its own.
 	Firmware Firmware `json:"firmware,omitempty"`
 	// Source is the checksum of the file that was imported.
@@ -74,6 +77,7 @@ const (
 	diskFile     = "disk.qcow2"
 	kernelFile   = "vmlinuz"
 	initrdFile   = "initrd"
+	driversFile  = "drivers"
 	manifestFile = "files.txt"
 )
 
@@ -189,7 +193,7 @@ func (s Store) read(id string) (Image, error) {
 		return i, fmt.Errorf("read image %s: %s: %w; remove the folder and make the image again", id, filepath.Join(dir, recordFile), err)
 	}
 	i.ID = id
-	for _, p := range []*string{&i.Disk, &i.Kernel, &i.Initrd} {
+	for _, p := range []*string{&i.Disk, &i.Kernel, &i.Initrd, &i.Drivers} {
 		if *p != "" {
 			*p = filepath.Join(dir, filepath.Base(*p))
 		}

@@ -3,8 +3,10 @@ package image
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +16,7 @@ import (
 )
 
 // initrdCommands are busybox's programs that the init script uses.
-var initrdCommands = []string{"insmod", "mount", "sh", "switch_root", "usleep"}
+var initrdCommands = []string{"findfs", "insmod", "ln", "mount", "sh", "switch_root", "usleep"}
 
 // initrd writes an archive of busybox, the init script and the modules that the
 // root file system is reached with. It is not compressed: unpacking costs an
@@ -28,19 +30,63 @@ func (b *builder) initrd(context.Context) error {
 	if err != nil || len(releases) != 1 {
 		return fmt.Errorf("find the kernel's modules in %s: %d folders, %v", b.root, len(releases), err)
 	}
+	dir := filepath.Dir(releases[0])
 	modules, err := loadOrder(releases[0], b.Initrd)
 	if err != nil {
 		return err
 	}
-	f, err := os.Create(filepath.Join(b.work, initrdFile))
+	drivers := map[string][]string{}
+	for list, names := range b.Drivers {
+		order, err := loadOrder(releases[0], names)
+		if err != nil {
+			return err
+		}
+		drivers[list] = slices.DeleteFunc(order, func(m string) bool { return slices.Contains(modules, m) })
+	}
+	return errors.Join(
+		create(filepath.Join(b.work, initrdFile), func(f io.Writer) error { return writeInitrd(f, busybox, b.Init, dir, modules) }),
+		create(filepath.Join(b.work, driversFile), func(f io.Writer) error { return writeDrivers(f, dir, drivers) }))
+}
+
+func create(path string, write func(io.Writer) error) error {
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := writeInitrd(f, busybox, b.Init, filepath.Dir(releases[0]), modules); err != nil {
-		return fmt.Errorf("write the initrd: %w", err)
+	if err := write(f); err != nil {
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
 	}
 	return f.Close()
+}
+
+// writeDrivers writes an archive that the kernel unpacks after the initrd: the
+// modules of all lists, each once, and the lists.
+func writeDrivers(out io.Writer, dir string, lists map[string][]string) error {
+	w := &archive{Writer: cpio.NewWriter(out)}
+	written := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(lists)) {
+		for _, m := range lists[name] {
+			if !written[m] {
+				w.addFile("modules/"+filepath.Base(m), 0o644, filepath.Join(dir, m))
+			}
+			written[m] = true
+		}
+		w.add("modules/"+name, cpio.TypeReg|0o644, []byte(order(lists[name])))
+	}
+	if w.err != nil {
+		return w.err
+	}
+	return w.Close()
+}
+
+// order is a list of modules as the init script reads it.
+func order(modules []string) string {
+	var text strings.Builder
+	for _, m := range modules {
+		text.WriteString(filepath.Base(m) + "\n")
+	}
+	return text.String()
 }
 
 func writeInitrd(out io.Writer, busybox, init, dir string, modules []string) error {
@@ -53,12 +99,10 @@ func writeInitrd(out io.Writer, busybox, init, dir string, modules []string) err
 	for _, command := range initrdCommands {
 		w.add("bin/"+command, cpio.TypeSymlink|0o777, []byte("busybox"))
 	}
-	var order strings.Builder
 	for _, m := range modules {
-		order.WriteString(filepath.Base(m) + "\n")
 		w.addFile("modules/"+filepath.Base(m), 0o644, filepath.Join(dir, m))
 	}
-	w.add("modules/order", cpio.TypeReg|0o644, []byte(order.String()))
+	w.add("modules/order", cpio.TypeReg|0o644, []byte(order(modules)))
 	if w.err != nil {
 		return w.err
 	}

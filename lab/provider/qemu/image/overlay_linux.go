@@ -20,6 +20,11 @@ const usersFolder = "overlays"
 // been written to it. When backing is an image's disk, the image is in use until
 // the overlay is removed.
 func Overlay(ctx context.Context, path, backing string) error {
+	return OverlayOf(ctx, path, backing, QCOW2)
+}
+
+// OverlayOf is Overlay on a backing file of another format.
+func OverlayOf(ctx context.Context, path, backing string, format Format) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return err
@@ -30,7 +35,7 @@ func Overlay(ctx context.Context, path, backing string) error {
 	if err := enlist(filepath.Dir(backing), path); err != nil {
 		return fmt.Errorf("make disk %s on %s: %w", path, backing, err)
 	}
-	if _, err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, path); err != nil {
+	if _, err := run(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", string(format), "-b", backing, path); err != nil {
 		return fmt.Errorf("make disk %s: %w", path, err)
 	}
 	return nil

@@ -28,6 +28,10 @@ type Recipe struct {
 	// loaded in this order after those they depend on.
 	Modules []string
 	Initrd  []string
+	// Drivers are further modules that are needed where firmware boots the disk, on
+	// machines other than this project's own, by the name of the list that Init
+	// reads them from. A direct kernel boot has none of them.
+	Drivers map[string][]string
 	// Init is the program of the initrd, a script of busybox's shell.
 	Init string
 	// Files are placed in the image, 0644, by path.
@@ -50,7 +54,7 @@ type Recipe struct {
 }
 
 // recipeVersion is the Version of recipes for this code.
-const recipeVersion = 1
+const recipeVersion = 2
 
 // Hash is the SHA-256 of the recipe.
 func (r Recipe) Hash() string {

@@ -40,7 +40,7 @@ func command(ctx context.Context, argv ...string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, path, argv[1:]...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "SOURCE_DATE_EPOCH="+epoch, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = endPatience
@@ -49,13 +49,16 @@ func command(ctx context.Context, argv ...string) (*exec.Cmd, error) {
 
 // run runs a tool and returns what it printed; an error has the end of what it
 // complained about.
-func run(ctx context.Context, argv ...string) (string, error) {
+func run(ctx context.Context, argv ...string) (string, error) { return runWith(ctx, "", argv...) }
+
+// runWith is run with something on the tool's standard input.
+func runWith(ctx context.Context, input string, argv ...string) (string, error) {
 	cmd, err := command(ctx, argv...)
 	if err != nil {
 		return "", err
 	}
 	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return "", toolError(ctx, argv[0], err, stderr.String())
 	}

@@ -3,6 +3,7 @@ package vm
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -63,6 +64,9 @@ func (c Config) arguments(uefi string) []string {
 	}
 	if c.VGA {
 		args = append(args, "-device", "VGA")
+	}
+	if slices.ContainsFunc(c.Disks, Disk.scsi) {
+		args = append(args, "-device", "virtio-scsi-pci,id=scsi")
 	}
 	for i, d := range c.Disks {
 		if !d.empty() {
@@ -126,6 +130,10 @@ func (d Disk) device(i int) string {
 		device = fmt.Sprintf("ide-hd,bus=ide.%d", i)
 	case CD:
 		device = fmt.Sprintf("ide-cd,bus=ide.%d", i)
+	case SCSI:
+		device = fmt.Sprintf("scsi-hd,bus=scsi.0,lun=%d", i)
+	case DVD:
+		device = fmt.Sprintf("scsi-cd,bus=scsi.0,lun=%d", i)
 	}
 	device += ",id=" + deviceDisk(i)
 	if !d.empty() {

@@ -67,7 +67,10 @@ func TestTheMachineAsQEMUsOptions(t *testing.T) {
 
 func TestTheDevicesOfAMachine(t *testing.T) {
 	t.Parallel()
-	c := Config{Disks: []Disk{{Serial: "a,b"}, {Bus: SATA}, {Bus: CD, Path: "/seed.iso"}, {Bus: CD}}, VGA: true, NIC: NIC{Tap: "be1", MAC: "02:00:00:00:00:01", Model: "e1000"}}
+	c := Config{
+		Disks: []Disk{{Serial: "a,b"}, {Bus: SATA}, {Bus: CD, Path: "/seed.iso"}, {Bus: CD}, {Bus: SCSI}, {Bus: DVD}},
+		VGA:   true, NIC: NIC{Tap: "be1", MAC: "02:00:00:00:00:01", Model: "e1000"},
+	}
 	got := valuesOf(c.arguments(""), "-device")
 	for _, want := range []string{
 		"virtio-blk-pci,id=disk0,drive=disk0-0,bootindex=1,serial=a,,b",
@@ -75,6 +78,9 @@ func TestTheDevicesOfAMachine(t *testing.T) {
 		"ide-cd,bus=ide.2,id=disk2,drive=disk2-0,bootindex=3",
 		"ide-cd,bus=ide.3,id=disk3,bootindex=4",
 		"VGA",
+		"virtio-scsi-pci,id=scsi",
+		"scsi-hd,bus=scsi.0,lun=4,id=disk4,drive=disk4-0,bootindex=5",
+		"scsi-cd,bus=scsi.0,lun=5,id=disk5,drive=disk5-0,bootindex=6",
 		"e1000,id=nic0,netdev=net0,mac=02:00:00:00:00:01,romfile=",
 		"pvpanic",
 	} {
@@ -85,6 +91,10 @@ func TestTheDevicesOfAMachine(t *testing.T) {
 	c.NIC.Model = ""
 	if !slices.Contains(valuesOf(c.arguments(""), "-device"), "virtio-net-pci,id=nic0,netdev=net0,mac=02:00:00:00:00:01,romfile=") {
 		t.Error("a card is not virtio when nothing else is said")
+	}
+	c.Disks = c.Disks[:3]
+	if slices.Contains(valuesOf(c.arguments(""), "-device"), "virtio-scsi-pci,id=scsi") {
+		t.Error("there is a SCSI controller that nothing is at")
 	}
 }
 

@@ -34,11 +34,14 @@ const (
 type Bus string
 
 // Virtio needs a driver in the guest that Windows does not have by itself;
-// SATA is a disk, and CD a CD-ROM drive, at an AHCI controller.
+// SATA is a disk, and CD a CD-ROM drive, at an AHCI controller; SCSI is a disk, and
+// DVD a DVD drive, at a virtio controller, for which the guest needs a driver, too.
 const (
 	Virtio Bus = "virtio"
 	SATA   Bus = "sata"
 	CD     Bus = "cd"
+	SCSI   Bus = "scsi"
+	DVD    Bus = "dvd"
 )
 
 // Disk is a disk image. An image that is not ReadOnly is written to by this
@@ -156,9 +159,9 @@ func (d Disk) check() error {
 		return fmt.Errorf("the serial number %q of the disk %s has more than 20 characters", d.Serial, d.Path)
 	}
 	switch d.Bus {
-	case "", Virtio, SATA, CD:
+	case "", Virtio, SATA, CD, SCSI, DVD:
 	default:
-		return fmt.Errorf("the bus %q of the disk %s: there is %q, %q and %q", d.Bus, d.Path, Virtio, SATA, CD)
+		return fmt.Errorf("the bus %q of the disk %s: there is %q, %q, %q, %q and %q", d.Bus, d.Path, Virtio, SATA, CD, SCSI, DVD)
 	}
 	_, err := os.Stat(d.Path)
 	return err
@@ -168,7 +171,10 @@ func (d Disk) check() error {
 func (d Disk) empty() bool { return d.Bus == CD && d.Path == "" }
 
 // writable says whether the guest can write to it.
-func (d Disk) writable() bool { return !d.ReadOnly && d.Bus != CD }
+func (d Disk) writable() bool { return !d.ReadOnly && d.Bus != CD && d.Bus != DVD }
+
+// scsi says whether it is at the SCSI controller.
+func (d Disk) scsi() bool { return d.Bus == SCSI || d.Bus == DVD }
 
 func (n NIC) check() error {
 	if n.Tap == "" {

@@ -60,6 +60,17 @@ func (v *VM) Save(ctx context.Context, state *os.File, overlays []Overlay) error
 	return err
 }
 
+// Freeze has what is written to the disks go to overlays from one moment on, as
+// Save does, while the guest runs on: what is frozen is as after a power cut.
+func (v *VM) Freeze(ctx context.Context, overlays []Overlay) error {
+	return v.talk(ctx, "freeze the disks of the virtual machine", func(ctx context.Context, m *monitor) error {
+		if err := v.checkOverlays(overlays); err != nil {
+			return err
+		}
+		return m.freeze(ctx, overlays)
+	})
+}
+
 func (v *VM) checkOverlays(overlays []Overlay) error {
 	var disks []int
 	for _, o := range overlays {

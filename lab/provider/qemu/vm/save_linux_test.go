@@ -337,3 +337,27 @@ func TestAStateIsRefusedByAMachineWithOtherMemory(t *testing.T) {
 		t.Errorf("a machine that did not start is recorded: %v", err)
 	}
 }
+
+func TestFrozenDisksStayAsTheyAreWhileTheGuestRunsOn(t *testing.T) {
+	t.Parallel()
+	c := onOverlay(t, config(t, counts))
+	v := run(t, c)
+	awaitCount(t, v, 3)
+	second := filepath.Join(filepath.Dir(c.Dir), "second.qcow2")
+	wantError(t, v.Freeze(t.Context(), nil), "there are overlays for the disks []")
+	if err := v.Freeze(t.Context(), []Overlay{{0, second}}); err != nil {
+		t.Fatal(err)
+	}
+	frozen, err := os.ReadFile(c.Disks[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := backing(t, second), c.Disks[0].Path+" qcow2"; got != want {
+		t.Errorf("the overlay lies on %q, want %q", got, want)
+	}
+	awaitCount(t, v, last(v)+3)
+	sameMoment(t, v)
+	if now, err := os.ReadFile(c.Disks[0].Path); err != nil || !bytes.Equal(now, frozen) {
+		t.Errorf("what was frozen has changed, %v", err)
+	}
+}

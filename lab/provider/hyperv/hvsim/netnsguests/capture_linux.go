@@ -68,6 +68,10 @@ func (g *Guests) tap(id string) ([]*tap, error) {
 		if s, ok := g.switches[m.machine.Switch]; ok {
 			ports = append(ports, port{m.machine.Name, s.namespace, m.port()})
 		}
+	} else if m, ok := g.outside[id]; ok {
+		if s, ok := g.switches[m.Switch]; ok {
+			ports = append(ports, port{m.Name, s.namespace, portName(m.MAC)})
+		}
 	}
 	g.mu.Unlock()
 	if len(ports) == 0 {

@@ -32,6 +32,8 @@ type Guests struct {
 	mu       sync.Mutex
 	switches map[string]*segment
 	machines map[string]*guest
+	// outside are the machines of others that are connected.
+	outside map[string]hvsim.Machine
 	// recordings are the captures that run.
 	recordings map[*recording]bool
 	lastSwitch int
@@ -60,7 +62,7 @@ func New(ctx context.Context, o Options) (*Guests, error) {
 	}
 	g := &Guests{
 		options: o, log: o.Log, unlock: unlock, verbs: windowsVerbs(guestscripts.New()),
-		switches: map[string]*segment{}, machines: map[string]*guest{}, recordings: map[*recording]bool{},
+		switches: map[string]*segment{}, machines: map[string]*guest{}, outside: map[string]hvsim.Machine{}, recordings: map[*recording]bool{},
 	}
 	err = g.sweep(ctx)
 	if err == nil {

@@ -52,9 +52,8 @@ type guest struct {
 	recording *guestRecording
 }
 
-// port is the machine's interface at the switch. An interface's name holds 15
-// characters; a machine's MAC is unique on its switch.
-func (m *guest) port() string { return fmt.Sprintf("vm%x", []byte(m.machine.MAC)) }
+// port is the machine's interface at the switch.
+func (m *guest) port() string { return portName(m.machine.MAC) }
 
 // what is the machine's part of its namespace's name.
 func (m *guest) what() string {

@@ -154,6 +154,11 @@ func (g *Guests) RemoveSwitch(_ context.Context, name string) error {
 			return fmt.Errorf("switch %s: machine %s is on it", name, m.machine.Name)
 		}
 	}
+	for _, m := range g.outside {
+		if m.Switch == name {
+			return fmt.Errorf("switch %s: machine %s is on it", name, m.Name)
+		}
+	}
 	if err := g.removeSegment(s); err != nil {
 		return fmt.Errorf("remove switch %s: %w", name, err)
 	}

@@ -132,7 +132,7 @@ func TestPowerShellDirectLetsInWhomTheAnswerFileNames(t *testing.T) {
 	}
 	without := w.m
 	without.ID, without.Name, without.Unattend, without.MAC = "bare", "bare", nil, append(without.MAC[:5:5], 99)
-	without.Dir = filepath.Join(r.dir, "disks", "bare")
+	without.Dir = filepath.Join(r.dir, "disks", "bare") // or it finds what be1 has set up
 	if err := r.Start(t.Context(), without); err != nil {
 		t.Fatal(err)
 	}
