@@ -102,10 +102,26 @@ func TestTheSetUpsUsedLastStayAndThoseInUse(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(p.o.SetUps, ".new-writing"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(originFile(lab), []byte(filepath.Join(p.o.SetUps, "inuse")), 0o600); err != nil {
+	// Labs have their folders where their users want them.
+	elsewhere := provider.Lab{Topology: lab.Topology, Dir: t.TempDir()}
+	if err := use(elsewhere, filepath.Join(p.o.SetUps, "inuse")); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.prune(lab); err != nil {
+	for _, dir := range []string{"oldest", "old"} { // in use once, and then another
+		if err := use(lab, filepath.Join(p.o.SetUps, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(originFile(lab)); err != nil { // the lab went down
+		t.Fatal(err)
+	}
+	for i, dir := range []string{"oldest", "inuse", ".new-killed", "old"} {
+		at := now.Add(time.Duration(i-10) * time.Hour)
+		if err := os.Chtimes(filepath.Join(p.o.SetUps, dir), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.prune(); err != nil {
 		t.Fatal(err)
 	}
 	for name, stays := range map[string]bool{"oldest": false, "inuse": true, "old": false, "new": true, "newest": true, ".new-killed": false, ".new-writing": true} {

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -111,9 +113,8 @@ func (p *Provider) ResumeSetUp(ctx context.Context, lab provider.Lab) error {
 	if err != nil {
 		return err
 	}
-	// Before anything lies on it, so that nobody removes it.
-	if err := state.WriteFile(originFile(lab), []byte(dir), 0o600); err != nil {
-		return err
+	if err := use(lab, dir); err != nil {
+		return fmt.Errorf("note that the lab goes on from %s: %w", dir, err)
 	}
 	now := time.Now()
 	_ = os.Chtimes(dir, now, now) // the last one used is the last one removed
@@ -176,7 +177,7 @@ func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
 	if err != nil {
 		return err
 	}
-	if p.inUse(lab, dir) {
+	if inUse(dir) {
 		return nil
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -186,7 +187,7 @@ func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
 	if err := p.save(ctx, lab, "set-up", dir, true); err != nil {
 		return err
 	}
-	return p.prune(lab)
+	return p.prune()
 }
 
 // partLife is how old what a labctl that was killed has left of a set-up must be to be
@@ -194,7 +195,7 @@ func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
 const partLife = time.Hour
 
 // prune removes the set-ups that were used longest ago, and parts of some.
-func (p *Provider) prune(lab provider.Lab) error {
+func (p *Provider) prune() error {
 	entries, err := os.ReadDir(p.o.SetUps)
 	if err != nil {
 		return err
@@ -218,7 +219,7 @@ func (p *Provider) prune(lab provider.Lab) error {
 	}
 	slices.SortFunc(dirs, func(a, b string) int { return used[b].Compare(used[a]) })
 	for _, dir := range dirs[min(setUpsKept, len(dirs)):] {
-		if p.inUse(lab, dir) {
+		if inUse(dir) {
 			continue
 		}
 		if err := os.RemoveAll(dir); err != nil {
@@ -228,11 +229,35 @@ func (p *Provider) prune(lab provider.Lab) error {
 	return nil
 }
 
+// labsFolder of a set-up has a symbolic link to the originFile of each lab that goes on
+// from it, wherever that lab's folder is. A link to a lab that is gone, or is made from
+// something else by now, counts no more.
+const labsFolder = "labs"
+
+// use notes that a lab goes on from a set-up: before its disks lie on it, so that
+// nobody removes it.
+func use(lab provider.Lab, dir string) error {
+	origin := originFile(lab)
+	if err := state.WriteFile(origin, []byte(dir), 0o600); err != nil {
+		return err
+	}
+	labs := filepath.Join(dir, labsFolder)
+	if err := os.Mkdir(labs, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	sum := sha256.Sum256([]byte(origin))
+	err := os.Symlink(origin, filepath.Join(labs, hex.EncodeToString(sum[:8])))
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
 // inUse says whether the disks of a lab lie on a set-up's.
-func (p *Provider) inUse(lab provider.Lab, dir string) bool {
-	origins, err := filepath.Glob(filepath.Join(filepath.Dir(lab.Dir), "*", filepath.Base(originFile(lab))))
-	return err == nil && slices.ContainsFunc(origins, func(file string) bool {
-		from, err := os.ReadFile(file)
+func inUse(dir string) bool {
+	labs, err := os.ReadDir(filepath.Join(dir, labsFolder))
+	return err == nil && slices.ContainsFunc(labs, func(e fs.DirEntry) bool {
+		from, err := os.ReadFile(filepath.Join(dir, labsFolder, e.Name()))
 		return err == nil && string(from) == dir
 	})
 }
