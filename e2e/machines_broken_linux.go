@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"l4lab/agent/api"
+	"l4lab/lab/state"
 	"l4lab/topology"
 )
 
@@ -161,8 +164,14 @@ func (s *suite) brokenMachines(t *topology.Topology) {
 		s.exec(t.Name, "be4", "systemctl", "mask", "systemd-networkd.service", "systemd-networkd.socket")
 		s.exec(t.Name, "be4", "sync")
 		Expect(unix.Kill(s.machineProcess(t.Name, "be4"), unix.SIGKILL)).To(Succeed())
+		disk := filepath.Join(state.NodeDir(filepath.Join(s.state, t.Name), "be4"), "disk.qcow2")
+		before, err := os.Stat(disk)
+		Expect(err).NotTo(HaveOccurred())
 		r := s.labctl("up", "--name", t.Name, "--boot-limit", "1m")
 		Expect(r).To(ExitsWith(1, "be4", "answers SSH", "1m0s", "no route to host", "the end of its console"), r.String())
+		after, err := os.Stat(disk)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(os.SameFile(before, after)).To(BeTrue(), "what is on its disk is not for a failed up to throw away")
 		mended("--fresh-node", "be4")
 	})
 

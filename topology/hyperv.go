@@ -87,7 +87,8 @@ type HyperVImage struct {
 	// SecureBoot has the firmware start signed systems alone (generation 2). The
 	// default is true for Linux, whose distributions are signed, and false for
 	// Windows, which loads no test-signed driver with it.
-	SecureBoot bool `yaml:"secureBoot" json:"secureBoot"`
+	// Nil is the default, which labs of earlier versions have too.
+	SecureBoot *bool `yaml:"secureBoot" json:"secureBoot,omitempty"`
 	// Login is the guest's administrator. Linux guests take the lab's key alone;
 	// of Windows guests, a password that is named nowhere is made up for the lab
 	// and kept in its folder.
@@ -194,8 +195,8 @@ func (h *HyperV) fill(has func(path string) bool) {
 			h.Reach = ReachDirect
 		}
 	}
-	h.Images.Linux.fill(DefaultLinuxMemoryMB, DefaultLinuxUser, true, func(p string) bool { return has("images.linux." + p) })
-	h.Images.Windows.fill(DefaultWindowsMemoryMB, DefaultWindowsUser, false, func(p string) bool { return has("images.windows." + p) })
+	h.Images.Linux.fill(DefaultLinuxMemoryMB, DefaultLinuxUser, func(p string) bool { return has("images.linux." + p) })
+	h.Images.Windows.fill(DefaultWindowsMemoryMB, DefaultWindowsUser, func(p string) bool { return has("images.windows." + p) })
 	if !has("ebpf.profile") {
 		h.EBPF.Profile = ProfileEFW
 	}
@@ -207,7 +208,7 @@ func (h *HyperV) fill(has func(path string) bool) {
 	}
 }
 
-func (i *HyperVImage) fill(memoryMB int, user string, secureBoot bool, has func(path string) bool) {
+func (i *HyperVImage) fill(memoryMB int, user string, has func(path string) bool) {
 	if i == nil {
 		return
 	}
@@ -220,12 +221,17 @@ func (i *HyperVImage) fill(memoryMB int, user string, secureBoot bool, has func(
 	if !has("cpus") {
 		i.CPUs = DefaultCPUs
 	}
-	if !has("secureBoot") {
-		i.SecureBoot = secureBoot
-	}
 	if !has("login.user") && !has("login.userEnv") {
 		i.Login.User = user
 	}
+}
+
+// StartsSigned says whether the firmware of the image's machines starts signed systems alone.
+func (i HyperVImage) StartsSigned(os OS) bool {
+	if i.SecureBoot != nil {
+		return *i.SecureBoot
+	}
+	return os == Linux
 }
 
 // FilledHyperV returns a block with every default, as a file would have it that

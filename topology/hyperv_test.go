@@ -35,7 +35,7 @@ func TestAMinimalHyperVBlockGetsItsDefaults(t *testing.T) {
 			Credentials: Credential{UserEnv: "HV_USER", PasswordEnv: "HV_PASSWORD"}},
 		Storage: `C:\l4lab`, Reach: ReachSSHJump, EBPF: EBPF{Profile: ProfileEFW}, Page: PageLBAgent, Loopback: LoopbackBuiltin,
 		Images: HyperVImages{
-			Linux:   &HyperVImage{Path: `D:\images\linux.vhdx`, Generation: 2, MemoryMB: 1024, CPUs: 2, SecureBoot: true, Login: Credential{User: "root"}},
+			Linux:   &HyperVImage{Path: `D:\images\linux.vhdx`, Generation: 2, MemoryMB: 1024, CPUs: 2, Login: Credential{User: "root"}},
 			Windows: &HyperVImage{Path: `D:\images\windows.vhdx`, Generation: 2, MemoryMB: 2048, CPUs: 2, Login: Credential{User: "Administrator"}},
 		},
 	}

@@ -160,7 +160,7 @@ func (v *validator) hypervImage(os OS, image *HyperVImage) {
 	if image.CPUs < 1 || image.CPUs > maxCPUs {
 		v.fault(path+".cpus", "%d is not between 1 and %d", image.CPUs, maxCPUs)
 	}
-	if image.SecureBoot && os == Windows {
+	if os == Windows && image.StartsSigned(os) {
 		v.fault(path+".secureBoot", "cannot be true: Windows refuses test signing with it, which eBPF for Windows needs")
 	}
 	v.login(path+".login", os, image.Login)

@@ -40,7 +40,7 @@ key is pressed; --fast leaves the pauses out. Elsewhere there are none. Colours 
 signs are for terminals alone; NO_COLOR leaves the colours out.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.checkGuests(f.up.Provider); err != nil {
+			if err := a.checkGuests(&f.up.Provider); err != nil {
 				return err
 			}
 			return a.demo(cmd.Context(), f, args)

@@ -47,10 +47,17 @@ func (a *app) guestsFlag(f *pflag.FlagSet) {
 			"from the disk and the seed that labctl makes for Hyper-V (default: the lab's own, or netns)")
 }
 
-// checkGuests refuses to ask for guests where no host is simulated.
-func (a *app) checkGuests(provider string) error {
-	if a.guests != "" && provider != "" && provider != simhost.Name {
-		return usageError{fmt.Errorf("--guests is for provider %s, not %s", simhost.Name, provider)}
+// checkGuests refuses to ask for guests where no host is simulated: who asks for them
+// without a provider means that one.
+func (a *app) checkGuests(provider *string) error {
+	if a.guests == "" {
+		return nil
+	}
+	if *provider == "" {
+		*provider = simhost.Name
+	}
+	if *provider != simhost.Name {
+		return usageError{fmt.Errorf("--guests is for provider %s, not %s", simhost.Name, *provider)}
 	}
 	return nil
 }

@@ -276,7 +276,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Say what a provider needs, what of it this machine and its host have and lack, and what to do about it",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.checkGuests(name); err != nil {
+			if err := a.checkGuests(&name); err != nil {
 				return err
 			}
 			o, err := a.options(nil)

@@ -33,7 +33,7 @@ made from, and otherwise the built-in five-machine demo is created. What fails
 or is interrupted is taken back.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.checkGuests(o.Provider); err != nil {
+			if err := a.checkGuests(&o.Provider); err != nil {
 				return err
 			}
 			t, err := a.wanted(args, mode)

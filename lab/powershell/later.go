@@ -54,7 +54,11 @@ func (l *later) Run(ctx context.Context, c Call) error {
 
 // Close implements Runner. It waits for a logon that is under way.
 func (l *later) Close(ctx context.Context) error {
-	<-l.turn
+	select {
+	case <-l.turn:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a logon: %w", context.Cause(ctx))
+	}
 	defer func() { l.turn <- struct{}{} }()
 	l.closed = true
 	if l.runner == nil {

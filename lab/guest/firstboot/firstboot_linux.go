@@ -27,7 +27,7 @@ const DefaultWait = 30 * time.Second
 
 // waitAgain is how long it may take once a seed was applied: a Hyper-V lab takes
 // the disc out after the set-up, and the drive may be empty for good.
-const waitAgain = 3 * time.Second
+const waitAgain = 10 * time.Second
 
 // commandLimit is how long a boot command may take.
 const commandLimit = time.Minute

@@ -135,6 +135,7 @@ fi
 chmod "$mode" "$part"
 sync "$part"
 mv -f "$part" "$to"
+sync "${to%/*}/"
 echo there
 `
 
@@ -168,7 +169,7 @@ func (u upload) run(ctx context.Context, script string, feed func(in io.Writer, 
 	if u.file.Executable {
 		mode = "755"
 	}
-	said := &answers{lines: make(chan string, 4)}
+	said := &answers{lines: make(chan string, 4), ended: make(chan struct{})}
 	c := guest.Command{
 		Argv:   []string{"sh", "-c", argumentsScript + script, "push", u.to, u.part, u.hash, strconv.FormatInt(u.size, 10), mode, partInfix},
 		Stdout: said,
@@ -184,7 +185,7 @@ func (u upload) run(ctx context.Context, script string, feed func(in io.Writer, 
 		}()
 	}
 	err := u.guest.run(ctx, "the script that takes it", c)
-	close(said.lines)
+	close(said.ended)
 	input.Close()
 	<-fed
 	var exit *guest.ExitError
@@ -256,6 +257,9 @@ type answers struct {
 	partial []byte
 	held    string // the line that next returns once more
 	lines   chan string
+	// ended is closed once the command is over. lines never is: what a guest that
+	// stood still had on the way may come after a cancelled command's end.
+	ended chan struct{}
 }
 
 func (a *answers) Write(p []byte) (int, error) {
@@ -279,9 +283,15 @@ func (a *answers) next() (string, error) {
 		a.held = ""
 		return held, nil
 	}
-	line, ok := <-a.lines
-	if !ok {
+	select {
+	case line := <-a.lines:
+		return line, nil
+	case <-a.ended:
+	}
+	select { // what came before the end
+	case line := <-a.lines:
+		return line, nil
+	default:
 		return "", errors.New("the guest did not say how the upload ended; try again")
 	}
-	return line, nil
 }

@@ -158,7 +158,8 @@ func TestAChangedTopologyChangesTheMachineWhileItIsOff(t *testing.T) {
 	next := b.lab
 	h := *b.lab.Topology.Providers.HyperV
 	image := *h.Images.Windows
-	image.MemoryMB, image.SecureBoot = 4096, true
+	signed := true
+	image.MemoryMB, image.SecureBoot = 4096, &signed
 	h.Images.Windows = &image
 	next.Topology.Providers.HyperV = &h
 	// The provider knows the host by its address: it is the same one.

@@ -249,7 +249,7 @@ func (b *build) uploadSeed(ctx context.Context) (string, error) {
 // define makes the machine, or corrects it while it is off.
 func (b *build) define(ctx context.Context, dvd string) error {
 	secureBoot := "Off"
-	if b.image.SecureBoot {
+	if b.image.StartsSigned(b.node.OS) {
 		secureBoot = "MicrosoftUEFICertificateAuthority" // the template for Linux; Windows has none here
 	}
 	r, err := b.verbs.VMEnsure.Run(ctx, b.runner, scripts.VMEnsureParams{

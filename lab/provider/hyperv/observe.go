@@ -137,7 +137,7 @@ func (h *host) differences(lab provider.Lab, name string, vm scripts.VMFacts) []
 	if image != nil {
 		note(vm.MemoryMB != int64(image.MemoryMB), "memory %d -> %d MB", vm.MemoryMB, image.MemoryMB)
 		note(vm.Processors != image.CPUs, "processors %d -> %d", vm.Processors, image.CPUs)
-		note(vm.Generation == 2 && vm.SecureBoot != image.SecureBoot, "secure boot %t -> %t", vm.SecureBoot, image.SecureBoot)
+		note(vm.Generation == 2 && vm.SecureBoot != image.StartsSigned(node.OS), "secure boot %t -> %t", vm.SecureBoot, image.StartsSigned(node.OS))
 	}
 	if node.OS == topology.Linux {
 		seed, err := h.seedOf(lab, name)

@@ -75,7 +75,7 @@ func (b *build) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.o.Fresh.Of(b.name) || !was.Ready || was.Design != b.design.hash() {
+	if b.anew(b.lab, b.name) || !was.Ready || was.Design != b.design.hash() {
 		return b.make(ctx)
 	}
 	v, err := vm.Open(b.dir)
@@ -99,6 +99,13 @@ func (b *build) ensure(ctx context.Context) error {
 		return err
 	}
 	return b.boot(ctx, was.Disk)
+}
+
+// anew says whether a node's machine is to be made anew on request, and was not yet.
+func (p *Provider) anew(lab provider.Lab, name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.o.Fresh.Of(name) && !p.made[lab.Dir][name]
 }
 
 // panicked says whether a machine's kernel hangs in a panic. One that has the pvpanic
@@ -241,7 +248,14 @@ func (b *build) launch(ctx context.Context, disk string, memory *os.File) (*vm.V
 	if err != nil {
 		return nil, err
 	}
+	was, err := readRecord(b.dir)
+	if err != nil {
+		return nil, err
+	}
 	r := record{Design: b.design.hash(), Image: b.design.image.Name, Accel: string(accel), Disk: disk}
+	// One that was set up stays so, should it not come this time: what is on its disk
+	// is not for a next try to throw away.
+	r.Ready = was.Ready && was.Design == r.Design
 	if err := r.write(b.dir); err != nil {
 		return nil, err
 	}

@@ -106,6 +106,9 @@ func (p *Provider) lookLinux(ctx context.Context, lab provider.Lab, name string,
 // nothing is.
 func (p *Provider) fault(ctx context.Context, lab provider.Lab, name, port string) string {
 	dir := state.NodeDir(lab.Dir, name)
+	if p.anew(lab, name) {
+		return "is to be made anew"
+	}
 	r, err := readRecord(dir)
 	if err != nil {
 		return err.Error()
@@ -181,7 +184,7 @@ func (p *Provider) changed(lab provider.Lab, name string, was record) string {
 	case err != nil:
 		return err.Error()
 	case d.hash() != was.Design:
-		return "it was made from another image, memory, address or key"
+		return "it was made from another image, memory, address, key or eBPF files"
 	}
 	return ""
 }

@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -55,8 +54,8 @@ type Limits struct {
 	// answers; then it is started again.
 	Boot, Revive time.Duration
 	// Windows is Boot for a real Windows guest, and bounds each of its restarts; 0 is
-	// Boot where that is set, and half an hour else: the first start after sysprep
-	// takes minutes (Lima allows 30).
+	// half an hour, or Boot where that is longer: the first start after sysprep takes
+	// minutes (Lima allows 30).
 	Windows time.Duration
 	// Refused is how long a Windows guest that starts may refuse labctl: it serves WinRM
 	// a moment before its administrator has his password.
@@ -67,7 +66,7 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	if l.Windows <= 0 {
-		l.Windows = cmp.Or(max(l.Boot, 0), 30*time.Minute)
+		l.Windows = max(l.Boot, 30*time.Minute)
 	}
 	if l.Pause <= 0 {
 		l.Pause = time.Second
@@ -97,8 +96,10 @@ type Provider struct {
 	windows map[string]*windowsGuest
 	// images are those found so far, by name.
 	images map[string]image.Image
-	// made are the folders of labs of which a machine was made from nothing.
-	made map[string]bool
+	// made are the nodes that were made from nothing, by the folders of their labs;
+	// kept are the labs whose set-up was looked at since.
+	made map[string]map[string]bool
+	kept map[string]bool
 	// building is held while an image is looked for, and built.
 	building sync.Mutex
 }
@@ -123,7 +124,7 @@ func New(o Options) *Provider {
 	}
 	o.Limits = o.Limits.withDefaults()
 	return &Provider{
-		o: o, base: netns.New().Provider, guests: map[string]*ssh.Guest{}, windows: map[string]*windowsGuest{}, images: map[string]image.Image{}, made: map[string]bool{},
+		o: o, base: netns.New().Provider, guests: map[string]*ssh.Guest{}, windows: map[string]*windowsGuest{}, images: map[string]image.Image{}, made: map[string]map[string]bool{}, kept: map[string]bool{},
 		accel: sync.OnceValues(func() (acceleration, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), probeLimit)
 			defer cancel()
@@ -188,5 +189,9 @@ func (p *Provider) Destroy(ctx context.Context, lab provider.Lab) error {
 	for _, name := range lab.Topology.NodeNames() {
 		p.drop(lab, name)
 	}
+	p.mu.Lock()
+	delete(p.made, lab.Dir)
+	delete(p.kept, lab.Dir)
+	p.mu.Unlock()
 	return p.base.Destroy(ctx, lab)
 }

@@ -225,7 +225,7 @@ func TestAMachineThatEndedIsShownWithItsConsole(t *testing.T) {
 		fault  string
 	}{
 		{record{Image: "debian", Design: d.hash()}, "its set-up did not end"},
-		{record{Image: "debian", Design: "older", Ready: true}, "it was made from another image, memory, address or key"},
+		{record{Image: "debian", Design: "older", Ready: true}, "it was made from another image, memory, address, key or eBPF files"},
 		{record{Image: "alpine", Design: d.hash(), Ready: true}, "image alpine -> debian"},
 		{record{Image: "debian", Design: d.hash(), Ready: true}, "is off"},
 	} {
@@ -256,5 +256,21 @@ func TestAPanicIsShownByTheLineThatSaysWhy(t *testing.T) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+func TestMachinesAreMadeAnewOnRequestOnce(t *testing.T) {
+	p, lab := fixture(t)
+	p.o.Fresh = provider.Fresh{Nodes: []string{"be3"}}
+	if fault := p.fault(t.Context(), lab, "be3", ""); fault != "is to be made anew" {
+		t.Errorf("be3: %q", fault)
+	}
+	if p.anew(lab, "be4") {
+		t.Error("be4 was not asked for")
+	}
+	b := build{Provider: p, lab: lab, name: "be3"}
+	b.booted()
+	if p.anew(lab, "be3") {
+		t.Error("be3 would be made a second time by what takes a failure back")
 	}
 }

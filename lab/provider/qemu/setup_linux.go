@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"l4lab/lab/guest"
 	"l4lab/lab/guest/keys"
 	"l4lab/lab/provider"
@@ -109,12 +111,9 @@ func (p *Provider) ResumeSetUp(ctx context.Context, lab provider.Lab) error {
 	if err != nil {
 		return err
 	}
-	s, err := readSnapshot(dir)
+	s, err := p.take(lab, dir)
 	if err != nil {
 		return err
-	}
-	if err := use(lab, dir); err != nil {
-		return fmt.Errorf("note that the lab goes on from %s: %w", dir, err)
 	}
 	now := time.Now()
 	_ = os.Chtimes(dir, now, now) // the last one used is the last one removed
@@ -145,6 +144,9 @@ func copyKeys(from, to string) error {
 		return err
 	}
 	for _, e := range entries {
+		if e.Name() != "client" && !strings.HasPrefix(e.Name(), "host-") {
+			continue // of Windows guests, which no set-up has
+		}
 		key, err := os.ReadFile(filepath.Join(from, e.Name()))
 		if err == nil {
 			err = state.WriteFile(filepath.Join(to, e.Name()), key, 0o600)
@@ -156,19 +158,23 @@ func copyKeys(from, to string) error {
 	return nil
 }
 
-// booted remembers that a machine of the lab was made from nothing.
+// booted remembers that the machine was made from nothing.
 func (b *build) booted() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.made[b.lab.Dir] = true
+	if b.made[b.lab.Dir] == nil {
+		b.made[b.lab.Dir] = map[string]bool{}
+	}
+	b.made[b.lab.Dir][b.name] = true
 }
 
 // KeepSetUp implements provider.SetUpKeeper: the state of a lab whose machines were made
 // from nothing is kept.
 func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
 	p.mu.Lock()
-	made := p.made[lab.Dir]
-	delete(p.made, lab.Dir)
+	// All of them: one that goes on is what somebody worked in.
+	made := len(p.made[lab.Dir]) == len(lab.Topology.NodeNames()) && !p.kept[lab.Dir]
+	p.kept[lab.Dir] = true
 	p.mu.Unlock()
 	if p.o.SetUps == "" || !made || hasWindows(lab.Topology) {
 		return nil
@@ -177,14 +183,23 @@ func (p *Provider) KeepSetUp(ctx context.Context, lab provider.Lab) error {
 	if err != nil {
 		return err
 	}
-	if inUse(dir) {
-		return nil
+	unlock, err := p.lockSetUps()
+	if err != nil {
+		return err
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	used := inUse(dir)
+	if !used {
+		err = os.RemoveAll(dir)
+	}
+	unlock()
+	if used || err != nil {
 		return err
 	}
 	p.o.Say("the machines' state is kept: a lab like this one comes up from it in seconds")
-	if err := p.save(ctx, lab, "set-up", dir, true); err != nil {
+	switch err := p.save(ctx, lab, "set-up", dir, true); {
+	case errors.Is(err, fs.ErrExist):
+		return nil // by a lab like this one that was made beside it
+	case err != nil:
 		return err
 	}
 	return p.prune()
@@ -196,6 +211,11 @@ const partLife = time.Hour
 
 // prune removes the set-ups that were used longest ago, and parts of some.
 func (p *Provider) prune() error {
+	unlock, err := p.lockSetUps()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	entries, err := os.ReadDir(p.o.SetUps)
 	if err != nil {
 		return err
@@ -234,6 +254,39 @@ func (p *Provider) prune() error {
 // something else by now, counts no more.
 const labsFolder = "labs"
 
+// lockSetUps keeps other labctls from removing set-ups, and from going on from one.
+func (p *Provider) lockSetUps() (unlock func(), err error) {
+	if err := os.MkdirAll(p.o.SetUps, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(p.o.SetUps, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock the kept set-ups: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// take reads a set-up and notes that a lab goes on from it.
+func (p *Provider) take(lab provider.Lab, dir string) (snapshot, error) {
+	unlock, err := p.lockSetUps()
+	if err != nil {
+		return snapshot{}, err
+	}
+	defer unlock()
+	s, err := readSnapshot(dir)
+	if err != nil {
+		return s, err
+	}
+	if err := use(lab, dir); err != nil {
+		return s, fmt.Errorf("note that the lab goes on from %s: %w", dir, err)
+	}
+	return s, nil
+}
+
 // use notes that a lab goes on from a set-up: before its disks lie on it, so that
 // nobody removes it.
 func use(lab provider.Lab, dir string) error {
@@ -253,11 +306,22 @@ func use(lab provider.Lab, dir string) error {
 	return err
 }
 
-// inUse says whether the disks of a lab lie on a set-up's.
+// inUse says whether the disks of a lab lie on a set-up's, also where that cannot be known.
 func inUse(dir string) bool {
 	labs, err := os.ReadDir(filepath.Join(dir, labsFolder))
-	return err == nil && slices.ContainsFunc(labs, func(e fs.DirEntry) bool {
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	here, err := os.Stat(dir)
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(labs, func(e fs.DirEntry) bool {
 		from, err := os.ReadFile(filepath.Join(dir, labsFolder, e.Name()))
-		return err == nil && string(from) == dir
+		if err != nil {
+			return !errors.Is(err, fs.ErrNotExist)
+		}
+		there, err := os.Stat(string(from)) // by whatever path
+		return err == nil && os.SameFile(here, there)
 	})
 }

@@ -281,7 +281,7 @@ func (b *build) fits(ctx context.Context, s snapshot) error {
 	case err != nil:
 		return err
 	case k.Design != b.design.hash():
-		return errors.New("the machine has been made from something else since: another image, memory, address or key")
+		return errors.New("the machine has been made from something else since: another image, memory, address, key or eBPF files")
 	case s.QEMU != version:
 		return fmt.Errorf("it was taken by QEMU %s, and this is %s", s.QEMU, version)
 	case s.Accel != string(accel):
@@ -289,7 +289,7 @@ func (b *build) fits(ctx context.Context, s snapshot) error {
 	}
 	for _, path := range []string{k.Disk, k.Memory} {
 		if _, err := os.Stat(path); err != nil {
-			return err
+			return fmt.Errorf("the machine has been made anew since, and its disk of then is gone: %w; remove the snapshot", err)
 		}
 	}
 	return nil

@@ -256,7 +256,7 @@ func TestTheMachineOfAWindowsGuest(t *testing.T) {
 	p, lab := windowsLab(t)
 	b := buildOf(t, p, lab)
 	c := b.machine(vm.TCG, "disk-2.qcow2")
-	if c.MemoryMB != 2048 || c.CPUs != 2 || !c.VGA || c.LocalClock || c.NIC.Model != "e1000" || c.CPUModel != "" || c.Firmware != vm.BIOS {
+	if c.MemoryMB != 2048 || c.CPUs != 2 || !c.VGA || c.NIC.Model != "e1000" || c.CPUModel != "" || c.Firmware != vm.BIOS {
 		t.Errorf("machine %+v", c)
 	}
 	if d := c.Disks[systemDisk]; d.Bus != vm.SATA || d.Path != filepath.Join(b.dir, "disk-2.qcow2") {

@@ -79,7 +79,10 @@ func TestALabWithRealWindowsGuestsIsOneThatStatusCallsSo(t *testing.T) {
 	if p.HasSetUp(t.Context(), lab) {
 		t.Error("a set-up is said to be kept")
 	}
-	p.made[lab.Dir] = true
+	p.made[lab.Dir] = map[string]bool{}
+	for _, name := range lab.Topology.NodeNames() {
+		p.made[lab.Dir][name] = true
+	}
 	if err := p.KeepSetUp(t.Context(), lab); err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"l4lab/lab/guest/relay"
 )
 
-// ErrNoStream: PowerShell Direct cannot carry what was asked for.
-var ErrNoStream = errors.New("PowerShell Direct carries no streams: a Windows guest can be asked over HTTP alone")
+// ErrNoStream: scripts cannot carry what was asked for.
+var ErrNoStream = errors.New("a Windows guest is reached by scripts, which carry no streams: it can be asked over HTTP alone")
 
 // Dial implements guest.Guest for HTTP: the connection collects a request, has
 // `lbagent.exe relay` exchange it for the answer, and is ready for the next one.

@@ -28,8 +28,8 @@ const (
 	runLimit = 10 * time.Minute
 )
 
-// ErrTooLong: a command's standard input is more than PowerShell Direct is asked to carry.
-var ErrTooLong = errors.New("standard input is too long for PowerShell Direct")
+// ErrTooLong: a command's standard input is more than a script is asked to carry.
+var ErrTooLong = errors.New("standard input is too long for a Windows guest")
 
 // Run implements guest.Guest. What the command prints comes at its end, and
 // signals do not reach it; Ctrl-C ends the call, and the machine ends the

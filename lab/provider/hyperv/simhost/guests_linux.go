@@ -36,7 +36,7 @@ func (s *Hosts) kind(dir string) (kind, error) {
 	switch {
 	case err == nil:
 		err = json.Unmarshal(data, &k)
-	case errors.Is(err, fs.ErrNotExist) && isFolder(dir):
+	case errors.Is(err, fs.ErrNotExist) && hasRun(dir):
 		k, err = kind{Guests: Namespaces}, nil // of a labctl that had nothing else
 	case errors.Is(err, fs.ErrNotExist):
 		return kind{Guests: cmp.Or(s.o.Guests, Namespaces)}, nil
@@ -48,6 +48,13 @@ func (s *Hosts) kind(dir string) (kind, error) {
 		return k, fmt.Errorf("the lab's simulated host has guests %s: take the lab down to make it anew with guests %s", k.Guests, s.o.Guests)
 	}
 	return k, nil
+}
+
+// hasRun says whether a host of that folder was ever started: a labctl that was killed
+// leaves the folder alone.
+func hasRun(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "log"))
+	return err == nil
 }
 
 // prepare remembers what the machines are, and with make set comes by the disk
@@ -82,7 +89,8 @@ const bootLimit = 8 * time.Minute
 func (s *Hosts) slow(t *hyperv.Target) {
 	linux := t.Images.Linux
 	linux.MemoryMB, linux.CPUs = 512, 1
-	linux.SecureBoot = false // as docs/hyperv.md says of the image
+	unsigned := false
+	linux.SecureBoot = &unsigned // as docs/hyperv.md says of the image
 	limit := cmp.Or(s.o.BootLimit, bootLimit)
 	t.Limits = hyperv.Limits{Running: time.Minute, Heartbeat: limit, SSH: limit, Revive: min(limit, 2*time.Minute)}
 }

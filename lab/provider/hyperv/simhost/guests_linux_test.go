@@ -112,7 +112,7 @@ func TestMachinesThatBootGetTimeAndNoSecureBoot(t *testing.T) {
 	if l := target.Limits; l.Heartbeat != 3*time.Minute || l.SSH != 3*time.Minute {
 		t.Errorf("the limits are %+v", l)
 	}
-	if i := target.Images; i.Linux.SecureBoot || i.Linux.CPUs != 1 || i.Windows.CPUs != topology.DefaultCPUs {
+	if i := target.Images; i.Linux.StartsSigned(topology.Linux) || i.Linux.CPUs != 1 || i.Windows.CPUs != topology.DefaultCPUs {
 		t.Errorf("the images are %+v, %+v", *i.Linux, *i.Windows)
 	}
 }

@@ -108,15 +108,14 @@ func (s *Hosts) Local(lab provider.Lab) []provider.Requirement {
 	if sshd.Found, err = exec.LookPath("/usr/sbin/sshd"); err != nil {
 		sshd.OK, sshd.Found, sshd.Remedy = false, "no /usr/sbin/sshd", "apt-get install openssh-server; its own service may stay off"
 	}
-	requirements := []provider.Requirement{simulated, root, sshd}
 	k, err := s.kind(filepath.Join(lab.Dir, folder))
-	if err != nil {
-		return append(requirements, provider.Requirement{Name: "guests", Fatal: true, ForUp: true, Found: err.Error()})
+	switch {
+	case err != nil:
+		return []provider.Requirement{simulated, root, {Name: "guests", Fatal: true, ForUp: true, Found: err.Error()}}
+	case k.Guests == QEMU: // which have SSH servers of their own
+		return append([]provider.Requirement{simulated, root}, s.virtualMachines(k)...)
 	}
-	if k.Guests == QEMU {
-		requirements = append(requirements, s.virtualMachines(k)...)
-	}
-	return requirements
+	return []provider.Requirement{simulated, root, sshd}
 }
 
 func isFolder(dir string) bool {

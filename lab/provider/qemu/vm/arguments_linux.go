@@ -32,7 +32,7 @@ func (c Config) arguments(uefi string) []string {
 		"-m", strconv.Itoa(c.MemoryMB),
 		"-smp", strconv.Itoa(c.CPUs),
 		"-cpu", c.cpu(),
-		"-rtc", c.clock(),
+		"-rtc", "base=utc",
 		// A guest that has ended stays to be looked at, one that reboots does so.
 		"-action", "reboot=reset,shutdown=pause,panic=pause",
 		// The socket is made and opened by us: it answers from the first moment,
@@ -103,13 +103,6 @@ func (c Config) cpu() string {
 		return "host"
 	}
 	return "max"
-}
-
-func (c Config) clock() string {
-	if c.LocalClock {
-		return "base=localtime"
-	}
-	return "base=utc"
 }
 
 // blockdev describes an image in JSON, in which a path may hold anything.

@@ -34,7 +34,6 @@ func TestTheMachineAsQEMUsOptions(t *testing.T) {
 		"memory in MB":                     {func(*Config) {}, "-m", []string{"384"}},
 		"processors":                       {func(*Config) {}, "-smp", []string{"2"}},
 		"the clock":                        {func(*Config) {}, "-rtc", []string{"base=utc"}},
-		"a clock for Windows":              {func(c *Config) { c.LocalClock = true }, "-rtc", []string{"base=localtime"}},
 		"a name with a comma":              {func(c *Config) { c.Name = "be1,x=y" }, "-name", []string{"guest=be1,,x=y"}},
 		"a kernel in a folder with commas": {func(c *Config) { c.Kernel = "/a,b/vmlinuz" }, "-kernel", []string{"/a,b/vmlinuz"}},
 		"a command line with commas":       {func(c *Config) { c.Kernel, c.Append = "/vmlinuz", "a=b,c d" }, "-append", []string{"a=b,c d"}},

@@ -87,8 +87,6 @@ type Config struct {
 	// VGA gives the guest a display adapter, which Windows' boot manager wants;
 	// VM.Screen shows what is on it.
 	VGA bool
-	// LocalClock sets the clock to the local time, as Windows wants it, not UTC.
-	LocalClock bool
 	// Incoming is a state that Save wrote, to go on from, read from where the
 	// file stands; nil: the guest boots. Memory, processors, disks and card must
 	// be as they were when the state was saved, and so must QEMU's version.
