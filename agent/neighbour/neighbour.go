@@ -81,8 +81,9 @@ const (
 	// probeEvery is how often the system is made to ask a next hop that it
 	// knows: Linux asks only when it sends itself, and XDP sends past it.
 	probeEvery = 20 * time.Second
-	// maxBackoff bounds the pause between two tries of one that does not answer.
-	maxBackoff = 30 * time.Second
+	// maxBackoff bounds the pause between two tries of one that does not answer: as
+	// long may a backend that came back be without packets. A try is three requests.
+	maxBackoff = 5 * time.Second
 )
 
 // Tracker follows the next hops of the backends. Its methods may be called concurrently.

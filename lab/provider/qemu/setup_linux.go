@@ -259,7 +259,7 @@ func (p *Provider) lockSetUps() (unlock func(), err error) {
 	if err := os.MkdirAll(p.o.SetUps, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(p.o.SetUps, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(p.o.SetUps+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
