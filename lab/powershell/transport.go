@@ -134,6 +134,7 @@ type lane struct {
 	t    *transport
 	http *http.Transport
 	ntlm *ntlmssp.Client // nil: not logged on
+	conn net.Conn        // the last request's
 }
 
 // post logs on where that is needed. A 401 where credentials were accepted
@@ -189,9 +190,27 @@ func (l *lane) exchange(ctx context.Context, message []byte) (int, []byte, error
 	return r.status, plain, nil
 }
 
-// logOn is NTLM's three legs with empty requests, so that nothing of a message
-// is on the wire before it is done.
+// errMoved says that a logon was refused whose legs went over two connections. The
+// machine may close one between them, and net/http gives up one whose answer came
+// before it had noted the request's end, as on a busy computer.
+var errMoved = fmt.Errorf("%w: the connection was lost in the middle of the logon", errRefused)
+
+// logonTries is how often a logon is begun that loses its connection.
+const logonTries = 3
+
+// logOn logs the connection on.
 func (l *lane) logOn(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := l.logOnOnce(ctx)
+		if !errors.Is(err, errMoved) || try == logonTries {
+			return err
+		}
+	}
+}
+
+// logOnOnce is NTLM's three legs with empty requests, so that nothing of a message
+// is on the wire before it is done.
+func (l *lane) logOnOnce(ctx context.Context) error {
 	domain, user := l.t.e.account()
 	c, err := ntlmssp.NewClient(ntlmssp.SetUserInfo(user, string(l.t.e.Password)), ntlmssp.SetDomain(domain))
 	if err != nil {
@@ -209,6 +228,7 @@ func (l *lane) logOn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	challenged := l.conn
 	if token, err = c.Authenticate(challenge, bindings(r.tls)); err != nil {
 		return &exchangeError{fmt.Errorf("NTLM challenge: %w", err), false}
 	}
@@ -216,6 +236,8 @@ func (l *lane) logOn(ctx context.Context) error {
 		return err
 	}
 	switch {
+	case r.status == http.StatusUnauthorized && l.conn != challenged:
+		return errMoved
 	case r.status == http.StatusUnauthorized:
 		return errRefused
 	case r.status >= http.StatusInternalServerError:
@@ -265,7 +287,10 @@ func (r response) challenge() ([]byte, error) {
 func (l *lane) roundTrip(ctx context.Context, body []byte, contentType, authorization string) (response, error) {
 	var sent atomic.Bool
 	lost := func(err error) error { return &exchangeError{err, sent.Load()} }
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { sent.Store(true) },
+		GotConn:      func(i httptrace.GotConnInfo) { l.conn = i.Conn },
+	})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.t.e.url(), bytes.NewReader(body))
 	if err != nil {
 		return response{}, lost(err)
